@@ -1,0 +1,215 @@
+//! What the layer above holds of a running group: it proposes, asks for read barriers, watches the role and reads
+//! committed bytes. Everything goes to the raft loop through one bounded queue, or reads what the loop published.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use crossbeam_channel::{Sender, TrySendError};
+use tokio::sync::{oneshot, watch};
+
+use crate::log::view::LogView;
+use crate::raft_loop::LoopInput;
+use crate::seam::{Membership, Proposal, Stamper};
+use crate::types::{FramePos, GroupId, RaftId};
+
+/// Bytes of proposals that may wait in front of the raft loop of one group, by their size hints.
+/// Above it `propose` answers busy: memory stays bounded whatever the clients do (P7).
+pub const PROPOSAL_BYTES_MAX: usize = 64 << 20;
+
+/// What a replica is in its group, as of a term.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Leads. `ready` once the first entry of its own term is applied: only then does it serve.
+    Leader {
+        /// Whether it serves.
+        ready: bool,
+    },
+    /// Follows, or waits for a leader.
+    Follower,
+    /// Campaigns.
+    Candidate,
+}
+
+/// The role with its term, and the leader that this replica knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RoleView {
+    /// Role of this replica.
+    pub role: Role,
+    /// Term of this replica.
+    pub term: u64,
+    /// Leader in that term, when known (this replica included).
+    pub leader: Option<RaftId>,
+}
+
+impl RoleView {
+    /// Whether this replica leads and serves.
+    pub fn serves(&self) -> bool {
+        self.role == Role::Leader { ready: true }
+    }
+}
+
+/// Why a read barrier was not reached. Nothing was read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// This replica does not lead, or lost its leadership while it asked the quorum.
+    #[error("replica does not lead (leader: {leader:?}, term {term})")]
+    NotLeader {
+        /// The leader, when known.
+        leader: Option<RaftId>,
+        /// Term of this replica.
+        term: u64,
+    },
+    /// No quorum confirmed the leadership in time.
+    #[error("no quorum confirmed the leadership within {0} ms")]
+    TimedOut(u64),
+    /// Too many reads wait.
+    #[error("too many reads are waiting")]
+    Busy,
+}
+
+/// State of a group for people and metrics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupStatus {
+    /// The group.
+    pub group: GroupId,
+    /// This replica.
+    pub raft_id: RaftId,
+    /// Role, term and leader.
+    pub role: RoleView,
+    /// Last frame of the log, durable or not.
+    pub last: FramePos,
+    /// Last frame that is synced here.
+    pub durable: FramePos,
+    /// Index known to be committed.
+    pub commit: u64,
+    /// Index of the last applied frame.
+    pub applied: u64,
+    /// Voters and learners.
+    pub membership: Membership,
+    /// On a leader: for each other member, the index known to be durable there and whether it was heard of lately.
+    pub peers: Vec<PeerStatus>,
+}
+
+/// What a leader knows of another member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// The member.
+    pub raft_id: RaftId,
+    /// Index known to be durable there.
+    pub matched: u64,
+    /// Whether it was heard of in the current check-quorum round.
+    pub active: bool,
+}
+
+/// Positions that the raft loop publishes for readers, without a lock.
+#[derive(Debug, Default)]
+pub struct Published {
+    /// Committed index, as of the last round.
+    pub commit: AtomicU64,
+    /// Applied index, as of the last finished round of the apply thread.
+    pub applied: AtomicU64,
+}
+
+/// A running group, as the layer above sees it. Cheap to clone.
+pub struct GroupHandle<S: Stamper> {
+    pub(crate) slot: usize,
+    pub(crate) group: GroupId,
+    pub(crate) raft_id: RaftId,
+    pub(crate) input: Sender<LoopInput<S>>,
+    pub(crate) queued_bytes: Arc<AtomicUsize>,
+    pub(crate) published: Arc<Published>,
+    pub(crate) role: watch::Receiver<RoleView>,
+    pub(crate) view: LogView,
+}
+
+impl<S: Stamper> Clone for GroupHandle<S> {
+    fn clone(&self) -> Self {
+        GroupHandle {
+            slot: self.slot,
+            group: self.group,
+            raft_id: self.raft_id,
+            input: self.input.clone(),
+            queued_bytes: Arc::clone(&self.queued_bytes),
+            published: Arc::clone(&self.published),
+            role: self.role.clone(),
+            view: self.view.clone(),
+        }
+    }
+}
+
+impl<S: Stamper> GroupHandle<S> {
+    /// The group.
+    pub fn group(&self) -> GroupId {
+        self.group
+    }
+
+    /// This replica's number in the group.
+    pub fn raft_id(&self) -> RaftId {
+        self.raft_id
+    }
+
+    /// Hands a proposal to the raft loop; the outcome goes to [`crate::Completions`]. `Err` gives it back at once when
+    /// too much waits (answer SYSTEM_BUSY) or the loop has ended.
+    pub fn propose(&self, proposal: Proposal<S>) -> Result<(), Proposal<S>> {
+        let bytes = proposal.size_hint;
+        if self.queued_bytes.fetch_add(bytes, Ordering::Relaxed) > PROPOSAL_BYTES_MAX {
+            self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(proposal);
+        }
+        match self.input.try_send(LoopInput::Propose { slot: self.slot, proposal }) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(back) | TrySendError::Disconnected(back)) => {
+                self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                match back {
+                    LoopInput::Propose { proposal, .. } => Err(proposal),
+                    _ => unreachable!("the channel gives back what was sent"),
+                }
+            }
+        }
+    }
+
+    /// Waits until a quorum has confirmed that this replica still leads, and everything committed before the call is
+    /// applied: what is read from applied state afterwards is linearizable (Raft thesis 6.4, ReadIndex).
+    pub async fn read_barrier(&self) -> Result<u64, ReadError> {
+        let (answer, wait) = oneshot::channel();
+        if self.input.try_send(LoopInput::Read { slot: self.slot, answer }).is_err() {
+            return Err(ReadError::Busy);
+        }
+        match wait.await {
+            Ok(result) => result,
+            Err(_) => Err(ReadError::NotLeader { leader: None, term: self.role.borrow().term }),
+        }
+    }
+
+    /// The current role; `changed()` on a clone of [`GroupHandle::watch_role`] waits for the next.
+    pub fn role(&self) -> RoleView {
+        *self.role.borrow()
+    }
+
+    /// A watch on the role.
+    pub fn watch_role(&self) -> watch::Receiver<RoleView> {
+        self.role.clone()
+    }
+
+    /// Committed index as of the last round of the raft loop.
+    pub fn commit_index(&self) -> u64 {
+        self.published.commit.load(Ordering::Acquire)
+    }
+
+    /// Applied index as of the last finished round of the apply thread.
+    pub fn applied_index(&self) -> u64 {
+        self.published.applied.load(Ordering::Acquire)
+    }
+
+    /// The read side of the log. Serve only what is applied.
+    pub fn reader(&self) -> &LogView {
+        &self.view
+    }
+
+    /// A consistent picture of the group, or `None` when the node is stopping.
+    pub async fn status(&self) -> Option<GroupStatus> {
+        let (answer, wait) = oneshot::channel();
+        self.input.try_send(LoopInput::Status { slot: self.slot, answer }).ok()?;
+        wait.await.ok()
+    }
+}

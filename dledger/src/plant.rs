@@ -1,0 +1,101 @@
+//! Bugs put in on purpose, so that the simulator and the drills can prove that they would be found.
+//!
+//! Behind the cargo feature `planted-bugs`, off by default: without it [`on`] is a constant `false` and the hooks
+//! compile to nothing. One build holds all of them; the running process chooses one. The schedule generator of the
+//! simulator never looks here.
+
+/// A planted bug. The name on the command line is [`Bug::name`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Bug {
+    /// The vote is written but not synced before the answer leaves (breaks R1).
+    VoteNotSynced = 1,
+    /// A send is answered when the leader has appended it, before a quorum has it.
+    AckBeforeQuorum,
+    /// The header checksum is not seeded with the previous frame's.
+    UnchainedCrc,
+    /// The persisted commit hint runs ahead of the durable log (breaks R3).
+    CommitHintAhead,
+    /// Offsets are served without asking a quorum whether this node still leads.
+    StaleLeaderReads,
+    /// The applied index is stored in a write of its own, apart from the effects.
+    AppliedApart,
+    /// A conflict truncation does not lower the durable mark first (breaks R2).
+    TruncateMarkSkipped,
+    /// A new segment is used before its folder entry is durable (breaks R4).
+    SegmentDirNotSynced,
+    /// A follower acknowledges an append before its sync has returned.
+    AckBeforeSync,
+    /// A commit that passes a membership change is not written to the meta file first (breaks R10).
+    ConfCommitNotSynced,
+    /// The projected state survives a step-down and is used again by the next leadership.
+    StaleProjection,
+    /// A topic made again shares the folder and offsets of its deleted namesake.
+    IncarnationIgnored,
+}
+
+impl Bug {
+    /// All of them, in a fixed order.
+    pub const ALL: [Bug; 12] = [
+        Bug::VoteNotSynced,
+        Bug::AckBeforeQuorum,
+        Bug::UnchainedCrc,
+        Bug::CommitHintAhead,
+        Bug::StaleLeaderReads,
+        Bug::AppliedApart,
+        Bug::TruncateMarkSkipped,
+        Bug::SegmentDirNotSynced,
+        Bug::AckBeforeSync,
+        Bug::ConfCommitNotSynced,
+        Bug::StaleProjection,
+        Bug::IncarnationIgnored,
+    ];
+
+    /// Name for the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Bug::VoteNotSynced => "vote-not-synced",
+            Bug::AckBeforeQuorum => "early-ack",
+            Bug::UnchainedCrc => "unchained-crc",
+            Bug::CommitHintAhead => "commit-hint-ahead",
+            Bug::StaleLeaderReads => "stale-leader-reads",
+            Bug::AppliedApart => "applied-apart",
+            Bug::TruncateMarkSkipped => "truncate-mark-skipped",
+            Bug::SegmentDirNotSynced => "segment-dir-not-synced",
+            Bug::AckBeforeSync => "ack-before-sync",
+            Bug::ConfCommitNotSynced => "conf-commit-not-synced",
+            Bug::StaleProjection => "stale-projection",
+            Bug::IncarnationIgnored => "incarnation-ignored",
+        }
+    }
+
+    /// The bug with this command-line name.
+    pub fn from_name(name: &str) -> Option<Bug> {
+        Bug::ALL.into_iter().find(|bug| bug.name() == name)
+    }
+}
+
+/// Whether this build can plant bugs at all (`ledgermq --version` says so).
+pub const AVAILABLE: bool = cfg!(feature = "planted-bugs");
+
+#[cfg(feature = "planted-bugs")]
+static CHOSEN: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0);
+
+/// Chooses the bug of this process; `None` plants nothing.
+#[cfg(feature = "planted-bugs")]
+pub fn choose(bug: Option<Bug>) {
+    CHOSEN.store(bug.map_or(0, |bug| bug as u8), std::sync::atomic::Ordering::Relaxed);
+}
+
+/// Whether `bug` is the chosen one.
+#[cfg(feature = "planted-bugs")]
+pub fn on(bug: Bug) -> bool {
+    CHOSEN.load(std::sync::atomic::Ordering::Relaxed) == bug as u8
+}
+
+/// Whether `bug` is the chosen one: never, in a build without the feature.
+#[cfg(not(feature = "planted-bugs"))]
+#[inline(always)]
+pub const fn on(_bug: Bug) -> bool {
+    false
+}
