@@ -1,0 +1,1 @@
+//! Offline tools: verify, dump and compare the logs of stopped replicas.

@@ -1,0 +1,1 @@
+//! Sequential reading of frames.

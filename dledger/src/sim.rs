@@ -1,0 +1,3 @@
+//! The deterministic simulator, as a library.
+
+pub mod disk;
