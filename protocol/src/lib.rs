@@ -10,4 +10,5 @@
 #![forbid(unsafe_code)]
 
 pub mod message;
+pub mod names;
 pub mod remoting;

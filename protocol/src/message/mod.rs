@@ -1,4 +1,8 @@
 //! Messages: the record as the CommitLog stores it and pull answers carry it, and the parts inside one.
 
+pub mod batch;
+pub mod id;
+pub mod properties;
 pub mod record;
 pub mod sys_flag;
+pub mod tags;
