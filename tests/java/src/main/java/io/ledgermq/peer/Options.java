@@ -1,0 +1,37 @@
+package io.ledgermq.peer;
+
+import java.util.HashMap;
+import java.util.Map;
+
+/** The command line: {@code --name value} pairs. */
+final class Options {
+    private final Map<String, String> values = new HashMap<>();
+
+    Options(String[] args) {
+        if (args.length % 2 != 0) {
+            throw new IllegalArgumentException("options come as --name value");
+        }
+        for (int i = 0; i < args.length; i += 2) {
+            if (!args[i].startsWith("--")) {
+                throw new IllegalArgumentException("not an option: " + args[i]);
+            }
+            values.put(args[i].substring(2), args[i + 1]);
+        }
+    }
+
+    String text(String name) {
+        String value = values.get(name);
+        if (value == null) {
+            throw new IllegalArgumentException("--" + name + " is missing");
+        }
+        return value;
+    }
+
+    String text(String name, String fallback) {
+        return values.getOrDefault(name, fallback);
+    }
+
+    int number(String name, int fallback) {
+        return values.containsKey(name) ? Integer.parseInt(values.get(name)) : fallback;
+    }
+}
