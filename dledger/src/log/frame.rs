@@ -8,7 +8,7 @@
 use crc_fast::{CrcAlgorithm, Digest};
 
 use crate::plant::{self, Bug};
-use crate::types::{FRAME_HEADER_LEN, FrameKind, FramePos, LogPos};
+use crate::types::{FRAME_HEADER_LEN, Frame, FrameKind, FramePos, LogPos};
 
 /// Bytes of header in front of each payload.
 pub const HEADER_LEN: usize = FRAME_HEADER_LEN;

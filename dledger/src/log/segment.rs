@@ -1,21 +1,284 @@
-//! Segment files and the supply of prepared spare ones.
+//! Segment files: exactly `segment_size` bytes each, named by the position of their first byte, and the supply of
+//! prepared spare ones.
+//!
+//! A file is filled with zeros and synced under a spare name, then renamed into place, and the folder synced, before
+//! the first byte of log goes into it (R4). So every segment has its full length and written extents from the start: a
+//! `fdatasync` of log is then pure data. Filling is slow, hence never on the write path while a spare is ready.
+
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::frame::Layout;
-use crate::fs::Fs;
+use crate::fs::{File, Fs, Mapping, OpenMode};
+use crate::plant::{self, Bug};
+use crate::types::LogPos;
 
-/// Keeps prepared, zero-filled segment files ready.
-pub struct SegmentSupply {}
+/// Folder of the segments inside a group's folder.
+pub const LOG_DIR: &str = "log";
+
+/// Ending of the index file beside a full segment.
+pub const IDX_SUFFIX: &str = ".idx";
+
+/// Beginning of the name of a prepared spare.
+const SPARE_PREFIX: &str = "spare-";
+
+/// Ending of files that are being made; leftovers are removed at start.
+pub(super) const NEW_SUFFIX: &str = ".new";
+
+/// Zeros written at a time while a spare is filled.
+const FILL_CHUNK: usize = 1024 * 1024;
+
+/// Bytes after which a filling spare is synced, so that no sync of the log has to wait for a whole segment.
+const FILL_SYNC: u64 = 8 * 1024 * 1024;
+
+/// Name of the segment with this base.
+pub fn segment_name(base: LogPos) -> String {
+    format!("{:020}", base.0)
+}
+
+/// Base of the segment with this name; `None` for names of other things.
+pub fn parse_segment_name(name: &str) -> Option<LogPos> {
+    (name.len() == 20 && name.bytes().all(|byte| byte.is_ascii_digit())).then(|| name.parse().ok().map(LogPos))?
+}
+
+/// Path of the segment with this base. `dir` is the group's folder.
+pub fn segment_path(dir: &Path, base: LogPos) -> PathBuf {
+    dir.join(LOG_DIR).join(segment_name(base))
+}
+
+/// Path of the index file of the segment with this base.
+pub fn idx_path(dir: &Path, base: LogPos) -> PathBuf {
+    dir.join(LOG_DIR).join(segment_name(base) + IDX_SUFFIX)
+}
+
+/// An open segment.
+pub(super) struct Segment {
+    pub(super) base: LogPos,
+    pub(super) path: PathBuf,
+    pub(super) file: Arc<dyn File>,
+    pub(super) mapping: Arc<dyn Mapping>,
+}
+
+impl Segment {
+    pub(super) fn new(dir: &Path, base: LogPos, layout: &Layout, file: Arc<dyn File>) -> io::Result<Segment> {
+        let mapping = file.map(layout.segment_size)?;
+        Ok(Segment { base, path: segment_path(dir, base), file, mapping })
+    }
+}
+
+/// Where spares come from.
+enum Maker {
+    /// The caller's thread.
+    Inline,
+    /// A thread of its own.
+    Background(Background),
+}
+
+struct Background {
+    /// One message asks for one spare. Dropped first, which ends the thread.
+    orders: Option<Sender<u64>>,
+    made: Receiver<io::Result<PathBuf>>,
+    /// Ordered and not received yet; at most one.
+    pending: bool,
+    hurry: Arc<AtomicBool>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Keeps prepared, zero-filled segment files ready. One per group.
+pub struct SegmentSupply {
+    fs: Arc<dyn Fs>,
+    log_dir: PathBuf,
+    layout: Layout,
+    ready: Vec<PathBuf>,
+    /// Number in the next spare's name; names of live spares are never reused.
+    next_serial: u64,
+    maker: Maker,
+}
 
 impl SegmentSupply {
-    /// Prepares a spare only when one is needed, on the caller's thread: simulator and tools.
-    pub fn inline(_fs: &Arc<dyn Fs>, _dir: &Path, _layout: Layout) -> io::Result<SegmentSupply> {
-        Ok(SegmentSupply {})
+    /// Prepares a spare only when one is needed, on the caller's thread: simulator and tools. `dir` is the group's
+    /// folder.
+    pub fn inline(fs: &Arc<dyn Fs>, dir: &Path, layout: Layout) -> io::Result<SegmentSupply> {
+        let log_dir = dir.join(LOG_DIR);
+        fs.create_dir_all(&log_dir)?;
+        fs.sync_dir(dir)?;
+        let mut ready = Vec::new();
+        let mut next_serial = 0;
+        for name in fs.list(&log_dir)? {
+            let path = log_dir.join(&name);
+            let Some(serial) = name.strip_prefix(SPARE_PREFIX) else { continue };
+            let Ok(serial) = serial.parse::<u64>() else {
+                // Half-made when the last run ended.
+                fs.remove_file(&path)?;
+                continue;
+            };
+            next_serial = next_serial.max(serial + 1);
+            if fs.open(&path, OpenMode::Read)?.len()? == layout.segment_size {
+                ready.push(path);
+            } else {
+                fs.remove_file(&path)?;
+            }
+        }
+        Ok(SegmentSupply { fs: fs.clone(), log_dir, layout, ready, next_serial, maker: Maker::Inline })
     }
-    /// Keeps one spare ready from a thread of its own, filling at most `pace` bytes per second unless one is waited for.
-    pub fn background(_fs: &Arc<dyn Fs>, _dir: &Path, _layout: Layout, _pace: u64) -> io::Result<SegmentSupply> {
-        Ok(SegmentSupply {})
+
+    /// Keeps one spare ready from a thread of its own, which writes at most `pace` bytes per second unless the writer
+    /// is already waiting. Ends with this value. `dir` is the group's folder.
+    pub fn background(fs: &Arc<dyn Fs>, dir: &Path, layout: Layout, pace: u64) -> io::Result<SegmentSupply> {
+        let mut supply = SegmentSupply::inline(fs, dir, layout)?;
+        let (orders, incoming) = bounded::<u64>(1);
+        let (outgoing, made) = bounded(1);
+        let hurry = Arc::new(AtomicBool::new(false));
+        let stop = Arc::new(AtomicBool::new(false));
+        let filler = Filler {
+            fs: fs.clone(),
+            log_dir: supply.log_dir.clone(),
+            layout,
+            pace: Some(Pace { bytes_per_second: pace.max(1), hurry: hurry.clone(), stop: stop.clone() }),
+        };
+        let thread = std::thread::Builder::new().name("log-prefill".into()).spawn(move || {
+            for serial in incoming {
+                if outgoing.send(filler.make(serial)).is_err() {
+                    return;
+                }
+            }
+        })?;
+        supply.maker = Maker::Background(Background {
+            orders: Some(orders),
+            made,
+            pending: false,
+            hurry,
+            stop,
+            thread: Some(thread),
+        });
+        supply.order();
+        Ok(supply)
+    }
+
+    /// Puts a spare into place as the segment with this base, durable under its name (R4).
+    pub(super) fn create(&mut self, dir: &Path, base: LogPos) -> io::Result<Segment> {
+        let spare = self.take()?;
+        let path = segment_path(dir, base);
+        self.fs.rename(&spare, &path)?;
+        if !plant::on(Bug::SegmentDirNotSynced) {
+            self.fs.sync_dir(&self.log_dir)?;
+        }
+        let file = self.fs.open(&path, OpenMode::ReadWrite)?;
+        let segment = Segment::new(dir, base, &self.layout, file)?;
+        self.order();
+        Ok(segment)
+    }
+
+    fn take(&mut self) -> io::Result<PathBuf> {
+        if let Some(path) = self.ready.pop() {
+            return Ok(path);
+        }
+        if let Maker::Background(background) = &mut self.maker
+            && background.pending
+        {
+            background.hurry.store(true, Ordering::Relaxed);
+            let made = background.made.recv();
+            background.hurry.store(false, Ordering::Relaxed);
+            background.pending = false;
+            if let Ok(made) = made {
+                return made;
+            }
+        }
+        let serial = self.next_serial;
+        self.next_serial += 1;
+        Filler { fs: self.fs.clone(), log_dir: self.log_dir.clone(), layout: self.layout, pace: None }.make(serial)
+    }
+
+    /// Asks the thread for a spare when none is ready or on its way.
+    fn order(&mut self) {
+        let Maker::Background(background) = &mut self.maker else { return };
+        if background.pending {
+            // A failure is kept for the writer: it shows up when the spare is needed, as an error of that write.
+            return;
+        }
+        if self.ready.is_empty()
+            && let Some(orders) = &background.orders
+        {
+            background.pending = orders.try_send(self.next_serial).is_ok();
+            self.next_serial += u64::from(background.pending);
+        }
+    }
+}
+
+impl Drop for SegmentSupply {
+    fn drop(&mut self) {
+        if let Maker::Background(background) = &mut self.maker {
+            background.stop.store(true, Ordering::Relaxed);
+            background.orders = None;
+            if let Some(thread) = background.thread.take() {
+                // A panic there has already been printed; nothing is lost but a spare.
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+/// Keeps the filling from taking the disk away from the log.
+struct Pace {
+    bytes_per_second: u64,
+    hurry: Arc<AtomicBool>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Pace {
+    /// Waits until `written` bytes since `start` are within the pace.
+    fn wait(&self, start: Instant, written: u64) -> io::Result<()> {
+        let due = Duration::from_secs_f64(written as f64 / self.bytes_per_second as f64);
+        loop {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let elapsed = start.elapsed();
+            if elapsed >= due || self.hurry.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            // Short, so that a writer in need and a stopping process are noticed soon.
+            std::thread::sleep((due - elapsed).min(Duration::from_millis(5)));
+        }
+    }
+}
+
+/// Makes spares.
+struct Filler {
+    fs: Arc<dyn Fs>,
+    log_dir: PathBuf,
+    layout: Layout,
+    pace: Option<Pace>,
+}
+
+impl Filler {
+    fn make(&self, serial: u64) -> io::Result<PathBuf> {
+        let path = self.log_dir.join(format!("{SPARE_PREFIX}{serial}"));
+        let new = self.log_dir.join(format!("{SPARE_PREFIX}{serial}{NEW_SUFFIX}"));
+        let file = self.fs.open(&new, OpenMode::CreateNew)?;
+        let zeros = vec![0u8; FILL_CHUNK];
+        let start = Instant::now();
+        let mut at = 0;
+        while at < self.layout.segment_size {
+            let len = (self.layout.segment_size - at).min(FILL_CHUNK as u64);
+            file.write_at(&[&zeros[..len as usize]], at)?;
+            at += len;
+            if let Some(pace) = &self.pace {
+                if at.is_multiple_of(FILL_SYNC) {
+                    file.sync_data()?;
+                }
+                pace.wait(start, at)?;
+            }
+        }
+        file.sync_data()?;
+        self.fs.rename(&new, &path)?;
+        Ok(path)
     }
 }
