@@ -1,0 +1,445 @@
+//! `broker.toml`: what one broker node is told at start.
+//!
+//! Read once by `ledgermq broker` (and written by `ledgermq dev`), checked as a whole by [`BrokerConfig::validate`] before
+//! anything is opened or bound. Nothing here creates a group: identities come from the create step, and a key that this
+//! version does not know is refused, never ignored.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use uuid::Uuid;
+
+/// Most groups that one node may hold a replica of: each costs a port, a RocksDB and its open files.
+pub const GROUPS_MAX: usize = 16;
+
+/// Most members of one group.
+pub const MEMBERS_MAX: usize = 9;
+
+/// Most name servers: each costs a connection and a heartbeat per second and group.
+pub const NAMESRV_MAX: usize = 8;
+
+/// The whole file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BrokerConfig {
+    /// Name of the RocketMQ cluster, as `mqadmin clusterList` shows it. Default `DefaultCluster`; 1 to 127 of `A-Z a-z 0-9 _ -`.
+    #[serde(default = "default_cluster")]
+    pub cluster: String,
+    /// Identity of the cluster, drawn by the create step; a data folder of another cluster is refused. Required.
+    pub cluster_id: Uuid,
+    /// Number of this node, for people, logs and metrics. Required, 1 and up.
+    pub node_id: u64,
+    /// Folder of this node's data; one per node, locked while in use. Required.
+    pub data_dir: PathBuf,
+    /// Address that the other nodes' Raft traffic comes in on, for all groups. Default `127.0.0.1:10912`.
+    #[serde(default = "default_raft_listen")]
+    pub raft_listen: SocketAddr,
+    /// Address of `/healthz` and `/readyz`. Default `127.0.0.1:5557`.
+    #[serde(default = "default_http_listen")]
+    pub http_listen: SocketAddr,
+    /// Name servers, `host:port` each; every group registers with all of them. Default `["127.0.0.1:9876"]`; at most 8.
+    #[serde(default = "default_namesrv")]
+    pub namesrv: Vec<String>,
+    /// When a send is acknowledged: only `"sync"` (fsynced on a majority). Default `"sync"`.
+    #[serde(default)]
+    pub flush: FlushMode,
+    /// Whether a send to an unknown topic creates it (RocketMQ's `autoCreateTopicEnable`). Default true.
+    #[serde(default = "yes")]
+    pub auto_create_topics: bool,
+    /// Allows addresses that are not loopback, while there is no authentication: anyone who reaches them may do anything.
+    /// Default false.
+    #[serde(default)]
+    pub insecure: bool,
+    /// Bounds on memory and connections.
+    #[serde(default)]
+    pub limits: Limits,
+    /// The groups that this node holds a replica of, at least one.
+    pub groups: Vec<GroupConfig>,
+}
+
+/// Durability of an acknowledged send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FlushMode {
+    /// Acknowledged once a majority has it on disk.
+    #[default]
+    Sync,
+    /// Acknowledged from page caches. Known so that it can be refused by name.
+    Async,
+}
+
+/// Bounds of one node. Each holds for all its groups together unless it says otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Open client connections. Default 10,000; 1 to 1,000,000. One more is closed at once.
+    pub connections_max: usize,
+    /// Bytes of requests that were read and not yet answered. Default 64 MiB; 32 MiB to 4 GiB, since one frame may have 16.
+    /// Above it a request waits 200 ms and is then answered SYSTEM_BUSY (2).
+    pub inflight_bytes_max: usize,
+    /// Bytes of answers that wait for one client to read them. Default 8 MiB; 1 MiB to 1 GiB. Above it the client is closed.
+    pub unread_bytes_max: usize,
+    /// Milliseconds without a byte either way after which a connection is closed. Default 120,000; 1,000 to 3,600,000.
+    pub idle_ms: u64,
+    /// Milliseconds that a connection may take to send its first whole frame. Default 30,000; 100 to 3,600,000.
+    pub first_frame_ms: u64,
+    /// Pull requests parked until a message arrives, per group. Default 100,000; 1 to 10,000,000. One more is answered at once.
+    pub parked_pulls_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 10_000,
+            inflight_bytes_max: 64 << 20,
+            unread_bytes_max: 8 << 20,
+            idle_ms: 120_000,
+            first_frame_ms: 30_000,
+            parked_pulls_max: 100_000,
+        }
+    }
+}
+
+/// One replica group on this node: one broker name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupConfig {
+    /// Broker name, the same on all members. Required; 1 to 127 of `A-Z a-z 0-9 _ -`.
+    pub name: String,
+    /// Identity of the group, drawn by the create step. Required.
+    pub id: Uuid,
+    /// Number of this node's replica in the group: one of `members`. Required, 1 and up.
+    pub raft_id: u64,
+    /// Address that clients of this group connect to. Required; one port per group.
+    pub listen: SocketAddr,
+    /// `host:port` that clients are told. Default: `listen`. Its resolved address stands in every message id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advertise: Option<String>,
+    /// All members, this node's included. Required, 1 to 9.
+    pub members: Vec<MemberConfig>,
+}
+
+/// A member of a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemberConfig {
+    /// Its number in the group. Required, 1 and up.
+    pub raft_id: u64,
+    /// Its replica uuid, drawn by the create step; a peer with another one is refused. Required.
+    pub replica: Uuid,
+    /// Its Raft address, `host:port`. Required.
+    pub raft: String,
+    /// Its clients' address, `host:port`: named in answers of a member that does not lead. Required.
+    pub broker: String,
+}
+
+impl GroupConfig {
+    /// The address that clients are told.
+    pub fn advertised(&self) -> String {
+        self.advertise.clone().unwrap_or_else(|| self.listen.to_string())
+    }
+
+    /// The member with this number.
+    pub fn member(&self, raft_id: u64) -> Option<&MemberConfig> {
+        self.members.iter().find(|member| member.raft_id == raft_id)
+    }
+}
+
+/// Why a config cannot be used. Each text names the key and says how to mend it.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the config {path}: {error}; name a readable broker.toml with -c")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's words.
+        error: std::io::Error,
+    },
+    /// The text is not the TOML that is expected: an unknown key, a wrong type, a missing key.
+    #[error("config {path} is not valid: {error}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// What and where.
+        error: Box<toml::de::Error>,
+    },
+    /// A value is out of range.
+    #[error("config key {key} is {value}: {mend}")]
+    Value {
+        /// The key.
+        key: String,
+        /// Its value.
+        value: String,
+        /// What is allowed.
+        mend: String,
+    },
+    /// Two keys contradict each other.
+    #[error("config keys {first} and {second} contradict each other: {mend}")]
+    Conflict {
+        /// One key.
+        first: String,
+        /// The other.
+        second: String,
+        /// What would be right.
+        mend: String,
+    },
+}
+
+impl BrokerConfig {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Read { path: path.to_owned(), error })?;
+        let config: Self = toml::from_str(&text)
+            .map_err(|error| ConfigError::Parse { path: path.to_owned(), error: Box::new(error) })?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Refuses values out of range and keys that contradict each other.
+    ///
+    /// # Errors
+    /// The first problem found.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        check_name("cluster", &self.cluster)?;
+        check(self.node_id >= 1, "node_id", self.node_id, "give each node a number from 1 up")?;
+        check(
+            self.flush == FlushMode::Sync,
+            "flush",
+            "\"async\"",
+            "only \"sync\" is built so far: an acknowledged \
+            message is on the disks of a majority",
+        )?;
+        check(self.namesrv.len() <= NAMESRV_MAX, "namesrv", self.namesrv.len(), "name at most 8 name servers")?;
+        for address in &self.namesrv {
+            check_host_port("namesrv", address)?;
+        }
+        self.limits.validate()?;
+        check((1..=GROUPS_MAX).contains(&self.groups.len()), "groups", self.groups.len(), "give 1 to 16 [[groups]]")?;
+        for (n, group) in self.groups.iter().enumerate() {
+            group.validate(n)?;
+        }
+        self.check_distinct()?;
+        self.check_loopback()
+    }
+
+    fn check_distinct(&self) -> Result<(), ConfigError> {
+        let mut binds =
+            vec![("raft_listen".to_owned(), self.raft_listen), ("http_listen".to_owned(), self.http_listen)];
+        for (n, group) in self.groups.iter().enumerate() {
+            binds.push((format!("groups[{n}].listen"), group.listen));
+            for (m, other) in self.groups[..n].iter().enumerate() {
+                let same = |what: &str| ConfigError::Conflict {
+                    first: format!("groups[{m}].{what}"),
+                    second: format!("groups[{n}].{what}"),
+                    mend: "two groups of a node need different ones".to_owned(),
+                };
+                if other.name == group.name {
+                    return Err(same("name"));
+                }
+                if other.id == group.id {
+                    return Err(same("id"));
+                }
+            }
+        }
+        for (n, (first, address)) in binds.iter().enumerate() {
+            if let Some((second, _)) = binds[n + 1..].iter().find(|(_, other)| other == address && address.port() != 0)
+            {
+                return Err(ConfigError::Conflict {
+                    first: first.clone(),
+                    second: second.clone(),
+                    mend: format!("both say {address}, give each a port of its own"),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn check_loopback(&self) -> Result<(), ConfigError> {
+        if self.insecure {
+            return Ok(());
+        }
+        let groups = self.groups.iter().enumerate().map(|(n, group)| (format!("groups[{n}].listen"), group.listen));
+        let all = [("raft_listen".to_owned(), self.raft_listen), ("http_listen".to_owned(), self.http_listen)];
+        for (key, address) in all.into_iter().chain(groups) {
+            if !address.ip().is_loopback() {
+                return Err(ConfigError::Conflict {
+                    first: key,
+                    second: "insecure".to_owned(),
+                    mend: format!(
+                        "{address} is not a loopback address and there is no authentication yet: bind 127.0.0.1, or set \
+                         insecure = true (--insecure) if everyone who reaches the port may do anything"
+                    ),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Limits {
+    fn validate(&self) -> Result<(), ConfigError> {
+        let in_range = |key: &str, value: u64, low: u64, high: u64| {
+            check(
+                (low..=high).contains(&value),
+                &format!("limits.{key}"),
+                value,
+                &format!("allowed are {low} to {high}"),
+            )
+        };
+        in_range("connections_max", self.connections_max as u64, 1, 1_000_000)?;
+        in_range("inflight_bytes_max", self.inflight_bytes_max as u64, 32 << 20, 4 << 30)?;
+        in_range("unread_bytes_max", self.unread_bytes_max as u64, 1 << 20, 1 << 30)?;
+        in_range("idle_ms", self.idle_ms, 1_000, 3_600_000)?;
+        in_range("first_frame_ms", self.first_frame_ms, 100, 3_600_000)?;
+        in_range("parked_pulls_max", self.parked_pulls_max as u64, 1, 10_000_000)
+    }
+}
+
+impl GroupConfig {
+    fn validate(&self, n: usize) -> Result<(), ConfigError> {
+        let key = |name: &str| format!("groups[{n}].{name}");
+        check_name(&key("name"), &self.name)?;
+        check(self.raft_id >= 1, &key("raft_id"), self.raft_id, "members are numbered from 1 up")?;
+        check_host_port(&key("advertise"), &self.advertised())?;
+        if self.advertise.is_none() && (self.listen.ip().is_unspecified() || self.listen.port() == 0) {
+            return Err(ConfigError::Conflict {
+                first: key("listen"),
+                second: key("advertise"),
+                mend: format!("clients cannot connect to {}: set advertise to host:port", self.listen),
+            });
+        }
+        check(
+            (1..=MEMBERS_MAX).contains(&self.members.len()),
+            &key("members"),
+            self.members.len(),
+            "list all members of the group, 1 to 9, this node's included",
+        )?;
+        for (m, member) in self.members.iter().enumerate() {
+            let key = |name: &str| format!("groups[{n}].members[{m}].{name}");
+            check(member.raft_id >= 1, &key("raft_id"), member.raft_id, "members are numbered from 1 up")?;
+            check_host_port(&key("raft"), &member.raft)?;
+            check_host_port(&key("broker"), &member.broker)?;
+            if self.members[..m].iter().any(|other| other.raft_id == member.raft_id) {
+                return Err(ConfigError::Value {
+                    key: key("raft_id"),
+                    value: member.raft_id.to_string(),
+                    mend: "another member of the group has it, numbers are unique".to_owned(),
+                });
+            }
+        }
+        if self.member(self.raft_id).is_none() {
+            return Err(ConfigError::Conflict {
+                first: key("raft_id"),
+                second: key("members"),
+                mend: format!("no member has raft_id {}, list this node too", self.raft_id),
+            });
+        }
+        Ok(())
+    }
+}
+
+fn check(right: bool, key: &str, value: impl ToString, mend: &str) -> Result<(), ConfigError> {
+    if right {
+        return Ok(());
+    }
+    Err(ConfigError::Value { key: key.to_owned(), value: value.to_string(), mend: mend.to_owned() })
+}
+
+fn check_name(key: &str, name: &str) -> Result<(), ConfigError> {
+    let right = (1..=127).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
+    check(right, key, format!("{name:?}"), "use 1 to 127 letters, digits, '_' and '-'")
+}
+
+fn check_host_port(key: &str, address: &str) -> Result<(), ConfigError> {
+    let right = address.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && port.parse::<u16>().is_ok() && !host.contains(char::is_whitespace)
+    });
+    check(right, key, format!("{address:?}"), "write host:port, for example 127.0.0.1:10911")
+}
+
+fn default_cluster() -> String {
+    "DefaultCluster".to_owned()
+}
+
+fn default_raft_listen() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 10912))
+}
+
+fn default_http_listen() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 5557))
+}
+
+fn default_namesrv() -> Vec<String> {
+    vec!["127.0.0.1:9876".to_owned()]
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+        cluster_id = "6f0f7d52-65b0-4a57-b1c2-0d7e3a5b1a01"
+        node_id = 1
+        data_dir = "/tmp/data"
+        [[groups]]
+        name = "broker-a"
+        id = "6f0f7d52-65b0-4a57-b1c2-0d7e3a5b1a02"
+        raft_id = 1
+        listen = "127.0.0.1:10911"
+        members = [
+            { raft_id = 1, replica = "6f0f7d52-65b0-4a57-b1c2-0d7e3a5b1a03", raft = "127.0.0.1:10912", broker = "127.0.0.1:10911" },
+            { raft_id = 2, replica = "6f0f7d52-65b0-4a57-b1c2-0d7e3a5b1a04", raft = "127.0.0.1:20912", broker = "127.0.0.1:20911" },
+        ]
+    "#;
+
+    fn parse(text: &str) -> Result<BrokerConfig, String> {
+        let config: BrokerConfig = toml::from_str(text).map_err(|error| error.to_string())?;
+        config.validate().map_err(|error| error.to_string())?;
+        Ok(config)
+    }
+
+    /// A minimal file must work, and survive being written and read again (`ledgermq dev` writes it).
+    #[test]
+    fn a_minimal_file_gets_the_defaults_and_round_trips() {
+        let config = parse(GOOD).unwrap();
+        assert_eq!(config.http_listen.port(), 5557);
+        assert_eq!(config.groups[0].advertised(), "127.0.0.1:10911");
+        let again = parse(&toml::to_string(&config).unwrap()).unwrap();
+        assert_eq!(config, again);
+    }
+
+    /// A wrong key or value must be refused with its name, so that a typing error never means a default.
+    #[test]
+    fn each_bad_key_is_named() {
+        let bad: [(&str, &str, &[&str]); 9] = [
+            ("node_id = 1", "node_id = 1\nnode_name = \"x\"", &["node_name"]),
+            ("node_id = 1", "node_id = 0", &["node_id"]),
+            ("node_id = 1", "node_id = 1\nflush = \"async\"", &["flush", "sync"]),
+            ("node_id = 1", "node_id = 1\nlimits = { idle_ms = 5 }", &["limits.idle_ms", "1000"]),
+            ("node_id = 1", "node_id = 1\nraft_listen = \"0.0.0.0:1\"", &["raft_listen", "insecure"]),
+            ("node_id = 1", "node_id = 1\nhttp_listen = \"127.0.0.1:10911\"", &["http_listen", "groups[0].listen"]),
+            ("name = \"broker-a\"", "name = \"../x\"", &["groups[0].name"]),
+            ("raft_id = 1\n        listen", "raft_id = 7\n        listen", &["groups[0].raft_id", "members"]),
+            ("raft_id = 2,", "raft_id = 1,", &["groups[0].members[1].raft_id"]),
+        ];
+        for (from, to, names) in bad {
+            let text = GOOD.replacen(from, to, 1);
+            assert_ne!(text, GOOD);
+            let error = parse(&text).expect_err(to);
+            for name in names {
+                assert!(error.contains(name), "{error} should name {name}");
+            }
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! What the broker knows of live consumers: members of groups, and pulls that wait. In memory of each replica, never in the log.
+
+pub mod long_poll;

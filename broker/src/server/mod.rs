@@ -1,0 +1,8 @@
+//! The Remoting server of one group: bytes in, handler chosen, bytes out.
+
+pub mod accept;
+pub mod admission;
+pub mod connection;
+mod log_gate;
+pub mod outbox;
+pub mod ticket;
