@@ -73,10 +73,7 @@ pub async fn serve<S: Service>(
                     tracing::error!(%error, "a connection task panicked");
                 }
             }
-            stopped = stop.wait_for(|stop| *stop) => {
-                drop(stopped);
-                break;
-            }
+            () = stopped(&mut stop) => break,
         }
     }
     drop(listener);
@@ -84,6 +81,11 @@ pub async fn serve<S: Service>(
         connection.close(CloseReason::Stopping);
     }
     while tasks.join_next().await.is_some() {}
+}
+
+/// Waits for the order to stop; a node that is gone counts as one.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 /// Keeps a connection in the list, dropping ended ones now and then.

@@ -405,3 +405,6 @@ impl Buf for Pieces {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
