@@ -8,7 +8,7 @@ use crossbeam_channel::{Sender, TrySendError};
 use tokio::sync::{oneshot, watch};
 
 use crate::log::view::LogView;
-use crate::raft_loop::LoopInput;
+use crate::raft_loop::{ApplyRequest, Inbox, LoopInput};
 use crate::seam::{Membership, Proposal, Stamper};
 use crate::types::{FramePos, GroupId, RaftId};
 
@@ -103,11 +103,11 @@ pub struct PeerStatus {
 
 /// Positions that the raft loop publishes for readers, without a lock.
 #[derive(Debug, Default)]
-pub struct Published {
+pub(crate) struct Published {
     /// Committed index, as of the last round.
-    pub commit: AtomicU64,
+    pub(crate) commit: AtomicU64,
     /// Applied index, as of the last finished round of the apply thread.
-    pub applied: AtomicU64,
+    pub(crate) applied: AtomicU64,
 }
 
 /// A running group, as the layer above sees it. Cheap to clone.
@@ -115,7 +115,8 @@ pub struct GroupHandle<S: Stamper> {
     pub(crate) slot: usize,
     pub(crate) group: GroupId,
     pub(crate) raft_id: RaftId,
-    pub(crate) input: Sender<LoopInput<S>>,
+    pub(crate) input: Inbox<LoopInput<S>>,
+    pub(crate) apply: Sender<ApplyRequest>,
     pub(crate) queued_bytes: Arc<AtomicUsize>,
     pub(crate) published: Arc<Published>,
     pub(crate) role: watch::Receiver<RoleView>,
@@ -129,6 +130,7 @@ impl<S: Stamper> Clone for GroupHandle<S> {
             group: self.group,
             raft_id: self.raft_id,
             input: self.input.clone(),
+            apply: self.apply.clone(),
             queued_bytes: Arc::clone(&self.queued_bytes),
             published: Arc::clone(&self.published),
             role: self.role.clone(),
@@ -204,6 +206,22 @@ impl<S: Stamper> GroupHandle<S> {
     /// The read side of the log. Serve only what is applied.
     pub fn reader(&self) -> &LogView {
         &self.view
+    }
+
+    /// Digest of the state machine's logical state, with the applied index that it belongs to.
+    ///
+    /// # Errors
+    /// The store failed, or the node is stopping.
+    pub async fn digest(&self) -> Result<(u64, u64), String> {
+        let (answer, wait) = oneshot::channel();
+        let stopping = || "the node is stopping".to_owned();
+        self.apply.send(ApplyRequest::Digest(self.slot, answer)).map_err(|_| stopping())?;
+        wait.await.map_err(|_| stopping())?
+    }
+
+    /// Asks the group to hand its leadership to another member. Watch the role for the outcome.
+    pub fn transfer_leader(&self, to: RaftId) -> bool {
+        self.input.try_send(LoopInput::Transfer { slot: self.slot, to }).is_ok()
     }
 
     /// A consistent picture of the group, or `None` when the node is stopping.

@@ -3,13 +3,26 @@
 //! This crate knows neither topics nor RocketMQ. The layer above gives it a [`StateMachine`] (what a committed frame
 //! changes) and a [`Stamper`] (what a proposal becomes, given everything proposed before it).
 
+mod apply;
+mod entry;
 pub mod fs;
+pub mod group;
+mod handle;
 pub mod inspect;
 pub mod log;
+pub mod log_io;
+mod node;
 pub mod plant;
+mod raft_loop;
+pub mod replica;
 mod seam;
 pub mod sim;
+mod storage;
+pub mod transport;
 mod types;
 
+pub use apply::Applier;
+pub use handle::{GroupHandle, GroupStatus, PROPOSAL_BYTES_MAX, PeerStatus, ReadError, Role, RoleView};
+pub use node::{GroupSetup, Layer, MemberAddress, Node, NodeConfig, NodeError};
 pub use seam::*;
 pub use types::{FRAME_HEADER_LEN, Frame, FrameKind, FramePos, GroupId, LogPos, RaftId, split_transition};

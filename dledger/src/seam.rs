@@ -141,7 +141,9 @@ pub struct AppliedState {
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
     /// A command that this version does not know.
-    #[error("entry {index} holds a command of kind {kind} that this version does not know: install the version that the group's leader runs")]
+    #[error(
+        "entry {index} holds a command of kind {kind} that this version does not know: install the version that the group's leader runs"
+    )]
     UnknownCommand {
         /// Raft index of the entry.
         index: u64,

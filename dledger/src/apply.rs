@@ -1,0 +1,136 @@
+//! Feeds committed frames to the state machine, in rounds: one atomic write per round, then the readers wake.
+//!
+//! Stands behind the raft loop, which hands over only what is committed and locally durable (R6). The state machine
+//! never sees a frame twice, but for the replay at start, which it asks for itself.
+
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use crate::group::ApplyTask;
+use crate::log::view::LogView;
+use crate::raft_loop::ApplyRequest;
+use crate::replica::ReplayError;
+use crate::seam::{AppliedState, ApplyError, StateMachine};
+use crate::types::{Frame, FrameKind, FramePos, GroupId};
+
+/// Idle time after which a due flush is carried out although no round asks for it.
+const IDLE_FLUSH: Duration = Duration::from_secs(1);
+
+/// Frames between two rounds of a replay.
+const REPLAY_ROUND: u64 = 256;
+
+/// A state machine and the position up to which it was fed.
+pub struct Applier<M> {
+    group: GroupId,
+    machine: M,
+    applied: FramePos,
+}
+
+impl<M: StateMachine> Applier<M> {
+    /// Takes over a state machine at its own position.
+    pub fn new(group: GroupId, machine: M) -> Applier<M> {
+        let applied = machine.applied().at;
+        Applier { group, machine, applied }
+    }
+
+    /// What the state machine holds.
+    pub fn applied(&self) -> AppliedState {
+        self.machine.applied()
+    }
+
+    /// The state machine.
+    pub fn machine(&self) -> &M {
+        &self.machine
+    }
+
+    /// Applies once more what the files outside the atomic store have lost.
+    ///
+    /// # Errors
+    /// [`ReplayError`]: the log cannot be read, or holds what the state machine refuses.
+    pub fn replay(&mut self, view: &LogView) -> Result<(), ReplayError> {
+        let from = self.machine.replay_from();
+        let to = self.applied.index;
+        assert!(from <= to, "replay from {from} above applied {to}");
+        if from == to {
+            return Ok(());
+        }
+        tracing::info!(group = %self.group, from = from + 1, to, "replaying the log");
+        for frame in view.iter(from + 1) {
+            let frame = frame?;
+            if frame.at.index > to {
+                break;
+            }
+            self.feed(&frame)?;
+            if frame.at.index == to || frame.at.index % REPLAY_ROUND == 0 {
+                self.machine.commit_round(frame.at, None)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn feed(&mut self, frame: &Frame) -> Result<(), ApplyError> {
+        match frame.kind {
+            FrameKind::Messages | FrameKind::Command | FrameKind::Transition => self.machine.apply(frame),
+            FrameKind::Noop | FrameKind::ConfChange | FrameKind::ConfChangeV2 => Ok(()),
+            FrameKind::Blank => unreachable!("blanks have no index"),
+        }
+    }
+
+    /// Applies a round and returns the position reached.
+    ///
+    /// # Errors
+    /// [`ApplyError`]: the replica stops; an entry is never skipped.
+    pub fn run(&mut self, task: &ApplyTask) -> Result<FramePos, ApplyError> {
+        let mut membership = None;
+        for (frame, changed) in &task.frames {
+            assert_eq!(frame.at.index, self.applied.index + 1, "apply gets every frame once, in order");
+            self.feed(frame)?;
+            membership = changed.as_ref().or(membership);
+            self.applied = frame.at;
+        }
+        self.machine.commit_round(self.applied, membership)?;
+        if self.machine.flush_due() {
+            self.machine.flush()?;
+        }
+        Ok(self.applied)
+    }
+
+    /// Makes everything applied durable.
+    ///
+    /// # Errors
+    /// [`ApplyError`]: the store failed.
+    pub fn flush(&mut self) -> Result<(), ApplyError> {
+        self.machine.flush()
+    }
+}
+
+/// The apply thread of a node: rounds of all its groups, in the order in which the raft loop hands them over.
+/// Ends when it is told to, or with the group that cannot go on.
+pub(crate) fn run<M: StateMachine>(
+    requests: &Receiver<ApplyRequest>,
+    mut appliers: Vec<Applier<M>>,
+    mut report: impl FnMut(usize, FramePos),
+) -> Result<Vec<Applier<M>>, (GroupId, ApplyError)> {
+    loop {
+        match requests.recv_timeout(IDLE_FLUSH) {
+            Ok(ApplyRequest::Apply(slot, task)) => {
+                let applier = &mut appliers[slot];
+                let at = applier.run(&task).map_err(|error| (applier.group, error))?;
+                report(slot, at);
+            }
+            Ok(ApplyRequest::Digest(slot, answer)) => {
+                let applier = &appliers[slot];
+                let digest = applier.machine.digest().map(|digest| (applier.applied.index, digest));
+                // The asker may have gone away.
+                let _ = answer.send(digest.map_err(|error| error.to_string()));
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                for applier in appliers.iter_mut().filter(|applier| applier.machine.flush_due()) {
+                    applier.flush().map_err(|error| (applier.group, error))?;
+                }
+            }
+            Ok(ApplyRequest::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(appliers),
+        }
+    }
+}

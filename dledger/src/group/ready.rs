@@ -1,0 +1,233 @@
+//! What a Ready asks for, and in which order it may happen (raft-log.md 2.8, R1, R2, R10, R11).
+//!
+//! A leader's appends leave at once, beside its own write. Everything that promises durability (votes, answers to
+//! appends) waits until log-io has reported the job of its Ready, and every job before it. Nothing else in the crate
+//! decides this.
+
+use std::collections::VecDeque;
+
+use raft::eraftpb::{Entry, Message, MessageType};
+use raft::{Ready, StateRole};
+
+use super::{GroupCore, GroupError, Outputs, Unsettled, WriteTask};
+use crate::entry;
+use crate::log::meta::Meta;
+use crate::log::writer::{FrameBytes, MetaWrite, WriteJob};
+use crate::plant::{self, Bug};
+use crate::seam::Stamper;
+
+impl<S: Stamper> GroupCore<S> {
+    /// Processes Readies until none is left.
+    pub(super) fn drive(&mut self, out: &mut Outputs<S>) -> Result<(), GroupError> {
+        loop {
+            while self.raft.has_ready() {
+                let ready = self.raft.ready();
+                self.process(ready, out)?;
+            }
+            let mut progress = self.settle(out);
+            let handed = self.handed_to_apply;
+            self.drain_backlog(out)?;
+            progress |= handed != self.handed_to_apply;
+            self.draw_election_timeout();
+            if !progress && !self.raft.has_ready() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn process(&mut self, mut ready: Ready, out: &mut Outputs<S>) -> Result<(), GroupError> {
+        let number = ready.number();
+        let hard_state = ready.hs().cloned();
+        let entries = ready.take_entries();
+        let messages = ready.take_messages();
+        let persisted_messages = ready.take_persisted_messages();
+        let committed = ready.take_committed_entries();
+        ready.take_read_states().into_iter().for_each(|state| self.read_confirmed(state));
+
+        let conf_indexes: Vec<u64> =
+            entries.iter().filter(|entry| entry::is_conf_change(entry)).map(|entry| entry.index).collect();
+        let appended = self.raft.mut_store().append(entries).map_err(|failure| self.placement(failure))?;
+        if let Some(keep) = appended.truncate_to {
+            self.conf_indexes.split_off(&(keep.index + 1));
+        }
+        self.conf_indexes.extend(conf_indexes);
+        self.check_expected(&appended.frames)?;
+        self.raft.advance_append_async(ready);
+
+        let voted = hard_state.is_some_and(|state| {
+            let changed = (state.term, state.vote) != (self.meta.term, self.meta.vote);
+            (self.meta.term, self.meta.vote) = (state.term, state.vote);
+            changed
+        });
+        let commit = self.raft.raft.raft_log.committed;
+        let passes_conf = self.conf_commit_durable < commit
+            && self.conf_indexes.range(self.conf_commit_durable + 1..=commit).next().is_some();
+        if passes_conf && !plant::on(Bug::ConfCommitNotSynced) {
+            self.meta.commit_hint = self.meta.commit_hint.max(commit);
+        }
+        let meta = (voted || passes_conf || appended.truncate_to.is_some())
+            .then(|| MetaWrite { meta: self.current_meta(), both_slots: voted });
+        let held_back = voted || passes_conf;
+
+        let mut unsettled =
+            Unsettled { number, settled: true, after: Vec::new(), commit: passes_conf.then_some(commit), bytes: 0 };
+        self.note_commit_told(&messages);
+        for message in messages {
+            let message = self.peer_message(message)?;
+            if held_back { unsettled.after.push(message) } else { out.messages.push(message) }
+        }
+        for message in persisted_messages {
+            let at_once = self.may_leave_early(&message, voted) || plant::on(Bug::AckBeforeSync);
+            let message = self.peer_message(message)?;
+            if at_once { out.messages.push(message) } else { unsettled.after.push(message) }
+        }
+        if meta.is_some() || !appended.frames.is_empty() {
+            unsettled.settled = false;
+            unsettled.bytes = appended.frames.iter().map(|frame| u64::from(frame.at.len)).sum();
+            self.unwritten_bytes += unsettled.bytes;
+            let job = WriteJob { truncate_to: appended.truncate_to, frames: appended.frames, meta };
+            self.held.push_back(WriteTask { number, job, tail: self.raft.store().tail() });
+        }
+        self.unsettled.push_back(unsettled);
+        self.last_number = number;
+        self.release_held(out);
+        self.backlog.extend(committed);
+        Ok(())
+    }
+
+    /// An answer to a heartbeat promises nothing about the log. It may pass a slow disk, so that a stalled sync does
+    /// not look like a dead follower, unless a term or vote is still on its way to the disk.
+    fn may_leave_early(&self, message: &Message, voted: bool) -> bool {
+        message.get_msg_type() == MessageType::MsgHeartbeatResponse
+            && !voted
+            && self.votes_in_flight.is_empty()
+            && self.held.iter().all(|task| task.job.meta.is_none())
+    }
+
+    /// Truncation barrier: a job that replaces a suffix is handed on only when every earlier job has come back. This
+    /// removes the ABA class of asynchronous persistence for a rare event.
+    fn release_held(&mut self, out: &mut Outputs<S>) {
+        while let Some(task) = self.held.front() {
+            if task.job.truncate_to.is_some() && !self.in_flight.is_empty() {
+                return;
+            }
+            let task = self.held.pop_front().expect("just seen");
+            self.in_flight.insert(task.number);
+            if task.job.meta.as_ref().is_some_and(|meta| meta.both_slots) {
+                self.votes_in_flight.insert(task.number);
+            }
+            out.writes.push(task);
+        }
+    }
+
+    /// Lets go of what has become durable: messages leave, raft-rs is told. Returns whether anything did.
+    pub(super) fn settle(&mut self, out: &mut Outputs<S>) -> bool {
+        let mut last = None;
+        while self.unsettled.front().is_some_and(|unsettled| unsettled.settled) {
+            let unsettled = self.unsettled.pop_front().expect("just seen");
+            self.unwritten_bytes -= unsettled.bytes;
+            out.messages.extend(unsettled.after);
+            if let Some(commit) = unsettled.commit {
+                self.conf_commit_durable = self.conf_commit_durable.max(commit);
+            }
+            last = Some(unsettled.number);
+        }
+        if let Some(number) = last {
+            self.raft.on_persist_ready(number);
+        }
+        self.release_held(out);
+        last.is_some()
+    }
+
+    /// The header made from the local prefix must be the one that the leader sent: both logs are then equal up to
+    /// here, by the chain.
+    fn check_expected(&mut self, frames: &[FrameBytes]) -> Result<(), GroupError> {
+        for frame in frames {
+            let at = frame.at;
+            if let Some((pos, chain, peer)) = self.expected.remove(&(at.index, at.term))
+                && (pos, chain) != (at.pos, at.chain)
+            {
+                return Err(GroupError::Diverged {
+                    group: self.group,
+                    index: at.index,
+                    term: at.term,
+                    ours: format!("{}~{:08x}", at.pos, at.chain),
+                    theirs: format!("{pos}~{chain:08x}"),
+                    peer,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets headers of entries that are durable, or were never taken.
+    pub(super) fn forget_expected(&mut self) {
+        let durable = self.durable.index;
+        while self.expected.first_key_value().is_some_and(|((index, _), _)| *index <= durable) {
+            self.expected.pop_first();
+        }
+    }
+
+    /// Notes the newest commit index that a message to followers carries.
+    fn note_commit_told(&mut self, messages: &[Message]) {
+        let told = messages.iter().filter(|message| message.get_msg_type() == MessageType::MsgAppend);
+        if let Some(commit) = told.map(|message| message.commit).max() {
+            self.announced_commit = self.announced_commit.max(commit);
+        }
+    }
+
+    /// Under load the commit index rides on the next append (`skip_bcast_commit`); when the line falls idle followers
+    /// are told by a message of its own.
+    pub(super) fn give_commit_notice(&mut self, out: &mut Outputs<S>) -> Result<(), GroupError> {
+        let committed = self.raft.raft.raft_log.committed;
+        if self.raft.raft.state != StateRole::Leader || self.announced_commit >= committed {
+            self.notice_at = None;
+            return Ok(());
+        }
+        match self.notice_at {
+            None => self.notice_at = Some(self.clock.mono + self.tuning.commit_notice),
+            Some(at) if self.clock.mono >= at => {
+                self.notice_at = None;
+                self.announced_commit = committed;
+                self.raft.raft.bcast_append();
+                return self.drive(out);
+            }
+            Some(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Meta with the newest commit hint that the durable log covers (R3).
+    pub(super) fn current_meta(&mut self) -> Meta {
+        let committed = self.raft.raft.raft_log.committed;
+        let hint = if plant::on(Bug::CommitHintAhead) {
+            self.raft.raft.raft_log.last_index() + 16
+        } else {
+            committed.min(self.durable.index)
+        };
+        self.meta.commit_hint = self.meta.commit_hint.max(hint);
+        self.meta.clone()
+    }
+
+    /// Hints shorten the next start. They cost a sync, so they come at most once per interval.
+    pub(super) fn write_hints(&mut self, out: &mut Outputs<S>) {
+        let due = self.clock.mono >= self.hint_written + self.tuning.hint_interval;
+        let hint = (self.durable.index, self.raft.raft.raft_log.committed.min(self.durable.index));
+        if !due || hint == self.hinted || !self.held.is_empty() || !self.in_flight.is_empty() {
+            return;
+        }
+        self.hinted = hint;
+        self.hint_written = self.clock.mono;
+        let job = WriteJob {
+            truncate_to: None,
+            frames: Vec::new(),
+            meta: Some(MetaWrite { meta: self.current_meta(), both_slots: false }),
+        };
+        let number = self.last_number;
+        self.in_flight.insert(number);
+        out.writes.push(WriteTask { number, job, tail: self.raft.store().tail() });
+    }
+}
+
+/// Entries that wait to be handed to apply.
+pub(super) type Backlog = VecDeque<Entry>;

@@ -1,0 +1,77 @@
+//! The one thread per disk that writes and syncs: takes the jobs of all groups that wait, writes them, then syncs
+//! each group's log once. While a sync runs the next jobs gather, so that the batch adapts to the disk by itself.
+//!
+//! An error of a write or sync ends the process before another message leaves: after a failed fsync the page cache
+//! shows data that the disk does not have, and a retry would succeed without having written it.
+
+use std::io;
+
+use crossbeam_channel::Receiver;
+
+use crate::group::WriteTask;
+use crate::log::writer::LogWriter;
+use crate::types::FramePos;
+
+/// Bytes of frames between two syncs of a group: recovery takes a hole of at most this length for a torn job (2.9).
+pub const JOB_BYTES_MAX: u64 = 8 << 20;
+
+/// What the thread is asked to do.
+pub(crate) enum IoRequest {
+    /// A job of the group in this slot.
+    Write(usize, WriteTask),
+    /// End: everything before it is durable when the thread has ended.
+    Stop,
+}
+
+/// Carries out the jobs of one group, in order; returns the number of the last one and the last durable frame.
+/// Jobs are merged as long as they stay below [`JOB_BYTES_MAX`] together.
+///
+/// # Errors
+/// The disk failed: nothing may be retried, nothing more may leave this replica.
+pub fn carry_out(writer: &mut LogWriter, tasks: &[WriteTask]) -> io::Result<Option<(u64, FramePos)>> {
+    let mut unsynced = 0;
+    for task in tasks {
+        let bytes: u64 = task.job.frames.iter().map(|frame| u64::from(frame.at.len)).sum();
+        if unsynced > 0 && unsynced + bytes > JOB_BYTES_MAX {
+            writer.sync()?;
+            unsynced = 0;
+        }
+        writer.write(&task.job)?;
+        unsynced += bytes;
+    }
+    let Some(last) = tasks.last() else {
+        return Ok(None);
+    };
+    let durable = writer.sync()?;
+    assert_eq!(durable.index, last.tail.index, "the log ends elsewhere than the job says");
+    Ok(Some((last.number, durable)))
+}
+
+/// Runs until [`IoRequest::Stop`]; gives the writers back. `report` is called with slot, job number and last durable
+/// frame. An error names the slot whose disk failed.
+pub(crate) fn run(
+    requests: &Receiver<IoRequest>,
+    mut writers: Vec<LogWriter>,
+    mut report: impl FnMut(usize, u64, FramePos),
+) -> Result<Vec<LogWriter>, (usize, io::Error)> {
+    let mut waiting: Vec<Vec<WriteTask>> = writers.iter().map(|_| Vec::new()).collect();
+    let mut stop = false;
+    while !stop {
+        let Ok(first) = requests.recv() else {
+            break;
+        };
+        for request in std::iter::once(first).chain(requests.try_iter()) {
+            match request {
+                IoRequest::Write(slot, task) => waiting[slot].push(task),
+                IoRequest::Stop => stop = true,
+            }
+        }
+        for (slot, tasks) in waiting.iter_mut().enumerate() {
+            if let Some((number, durable)) = carry_out(&mut writers[slot], tasks).map_err(|error| (slot, error))? {
+                report(slot, number, durable);
+            }
+            tasks.clear();
+        }
+    }
+    Ok(writers)
+}

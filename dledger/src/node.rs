@@ -1,0 +1,288 @@
+//! A node: all its groups on one raft loop, one log-io thread, one apply thread and one peer runtime. Opens the
+//! replicas, starts the threads, and stops them in the order that leaves everything durable.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::apply::{self, Applier};
+use crate::fs::Fs;
+use crate::group::GroupTuning;
+use crate::handle::{GroupHandle, Published};
+use crate::log::meta::Meta;
+use crate::log::view::LogView;
+use crate::log::writer::LogWriter;
+use crate::log_io::{self, IoRequest};
+use crate::raft_loop::{
+    ApplyRequest, Channels, Doorbell, GroupSlot, Inbox, LoopEvent, MESSAGES_MAX, REQUESTS_MAX, RaftLoop, clock,
+};
+use crate::replica::{self, OpenError, OpenReplica, Supply};
+use crate::seam::{Completions, Stamper, StateMachine};
+use crate::transport::{self, Links, Local, LocalGroup, PeerNode};
+use crate::types::{GroupId, RaftId};
+
+/// Bytes per second at which spare segments are filled with zeros: beside the log, not before it.
+const SPARE_PACE: u64 = 64 << 20;
+
+/// A node's own settings.
+pub struct NodeConfig {
+    /// The cluster.
+    pub cluster_id: Uuid,
+    /// Address that peers dial.
+    pub listen: SocketAddr,
+    /// The disk.
+    pub fs: Arc<dyn Fs>,
+}
+
+/// A member of a group and where its node listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberAddress {
+    /// Its number.
+    pub raft_id: RaftId,
+    /// `host:port` of its node; resolved at each connect.
+    pub address: String,
+}
+
+/// Makes the layer above of one group: see [`replica::open`].
+pub type Layer<S, M> = Box<dyn FnOnce(&Meta, &LogView) -> Result<(S, M), String> + Send>;
+
+/// A group to run on the node. Its folder exists ([`replica::create`]).
+pub struct GroupSetup<S: Stamper, M: StateMachine> {
+    /// The group.
+    pub group: GroupId,
+    /// Its folder.
+    pub dir: PathBuf,
+    /// All members, this one included.
+    pub members: Vec<MemberAddress>,
+    /// Limits and times.
+    pub tuning: GroupTuning,
+    /// Where outcomes go.
+    pub completions: Box<dyn Completions<S>>,
+    /// The layer above.
+    pub layer: Layer<S, M>,
+}
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// A replica.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The peer port.
+    #[error("cannot listen for peers on {address}: {source}; choose another `raft_listen`")]
+    Listen {
+        /// As configured.
+        address: SocketAddr,
+        /// The system's own words.
+        source: io::Error,
+    },
+    /// Threads or runtime.
+    #[error("cannot start: {0}")]
+    Start(#[from] io::Error),
+    /// The configured members do not contain this replica.
+    #[error("replica {raft_id} of group {group} is not among its configured members: correct the list of members")]
+    NotAMember {
+        /// The group.
+        group: GroupId,
+        /// This replica, by its folder.
+        raft_id: RaftId,
+    },
+    /// Stopped, but not cleanly.
+    #[error("the node did not stop cleanly: {0}")]
+    Stop(String),
+}
+
+/// A running node.
+pub struct Node<M: StateMachine> {
+    events: Inbox<LoopEvent>,
+    raft_loop: JoinHandle<Vec<Meta>>,
+    log_io: JoinHandle<Vec<LogWriter>>,
+    log_io_requests: crossbeam_channel::Sender<IoRequest>,
+    apply: JoinHandle<Vec<Applier<M>>>,
+    apply_requests: crossbeam_channel::Sender<ApplyRequest>,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl<M: StateMachine> Node<M> {
+    /// Opens every group and starts to serve peers.
+    ///
+    /// # Errors
+    /// [`NodeError`], in a sentence that says how to mend it; no thread is left behind.
+    pub fn start<S: Stamper>(
+        config: NodeConfig,
+        groups: Vec<GroupSetup<S, M>>,
+    ) -> Result<(Node<M>, Vec<GroupHandle<S>>), NodeError> {
+        let started = Instant::now();
+        let listener = TcpListener::bind(config.listen)
+            .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
+            .map_err(|source| NodeError::Listen { address: config.listen, source })?;
+
+        let (bell, wait_bell) = Doorbell::new();
+        let (requests, requests_in) = crossbeam_channel::bounded(REQUESTS_MAX);
+        let (messages, messages_in) = crossbeam_channel::bounded(MESSAGES_MAX);
+        // Bounded by the groups' limits on unwritten and unapplied bytes, not by a count: these must never block.
+        let (events, events_in) = crossbeam_channel::unbounded();
+        let (log_io_requests, log_io_in) = crossbeam_channel::unbounded();
+        let (apply_requests, apply_in) = crossbeam_channel::unbounded();
+        let requests = Inbox::new(requests, bell.clone());
+        let events = Inbox::new(events, bell.clone());
+        let messages = Inbox::new(messages, bell.clone());
+
+        let mut local_groups = Vec::new();
+        let mut peers: Vec<PeerNode> = Vec::new();
+        let (mut slots, mut writers, mut appliers, mut handles) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for (slot, setup) in groups.into_iter().enumerate() {
+            let params = OpenReplica {
+                fs: &config.fs,
+                dir: &setup.dir,
+                expected: (config.cluster_id, setup.group),
+                boot_id: boot_id(),
+                supply: Supply::Background { pace: SPARE_PACE },
+                tuning: setup.tuning,
+                seed: rand::random(),
+                clock: clock(started),
+            };
+            let replica = replica::open(params, setup.layer)?;
+            let raft_id = replica.identity.raft_id;
+            if !setup.members.iter().any(|member| member.raft_id == raft_id) {
+                return Err(NodeError::NotAMember { group: setup.group, raft_id });
+            }
+            for member in setup.members.into_iter().filter(|member| member.raft_id != raft_id) {
+                let at = peers.iter().position(|peer| peer.address == member.address).unwrap_or_else(|| {
+                    peers.push(PeerNode { address: member.address.clone(), replicas: Vec::new() });
+                    peers.len() - 1
+                });
+                peers[at].replicas.push((setup.group, member.raft_id));
+            }
+            local_groups.push(LocalGroup {
+                group: setup.group,
+                raft_id,
+                replica: replica.identity.replica,
+                members: replica.birth_members,
+            });
+            let published = Arc::new(Published::default());
+            published.applied.store(replica.core.applied_index(), std::sync::atomic::Ordering::Release);
+            published.commit.store(replica.core.commit_index(), std::sync::atomic::Ordering::Release);
+            let queued_bytes = Arc::new(AtomicUsize::new(0));
+            let (role, role_watch) = watch::channel(replica.core.role());
+            handles.push(GroupHandle {
+                slot,
+                group: setup.group,
+                raft_id,
+                input: requests.clone(),
+                apply: apply_requests.clone(),
+                queued_bytes: Arc::clone(&queued_bytes),
+                published: Arc::clone(&published),
+                role: role_watch,
+                view: replica.view,
+            });
+            slots.push(GroupSlot { core: replica.core, completions: setup.completions, published, queued_bytes, role });
+            writers.push(replica.writer);
+            appliers.push(replica.applier);
+        }
+
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("peer-io")
+            .enable_io()
+            .enable_time()
+            .build()?;
+        let local = Arc::new(Local { cluster_id: config.cluster_id, run_id: Uuid::new_v4(), groups: local_groups });
+        let links = {
+            let _in_runtime = runtime.enter();
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            runtime.spawn(transport::listen(listener, Arc::clone(&local), messages));
+            Links::start(&local, peers, &events, bell)
+        };
+
+        let handles_groups: Vec<GroupId> = handles.iter().map(GroupHandle::group).collect();
+        let io_events = events.clone();
+        let log_io = std::thread::Builder::new().name("log-io".into()).spawn(move || {
+            let _guard = AbortOnPanic;
+            let report = |slot, number, durable| {
+                // The loop may have ended already.
+                let _ = io_events.try_send(LoopEvent::Written { slot, number, durable });
+            };
+            log_io::run(&log_io_in, writers, report).unwrap_or_else(|(slot, error)| {
+                let group = handles_groups[slot];
+                fatal(&format!("the log of group {group} cannot be written: {error}; check the disk, then start again"))
+            })
+        })?;
+        let apply_events = events.clone();
+        let apply = std::thread::Builder::new().name("apply".into()).spawn(move || {
+            let _guard = AbortOnPanic;
+            let report = |slot, at| {
+                let _ = apply_events.try_send(LoopEvent::Applied { slot, at });
+            };
+            apply::run(&apply_in, appliers, report)
+                .unwrap_or_else(|(group, error)| fatal(&format!("the state of group {group} cannot go on: {error}")))
+        })?;
+        let channels = Channels {
+            bell: wait_bell,
+            requests: requests_in,
+            events: events_in,
+            messages: messages_in,
+            log_io: log_io_requests.clone(),
+            apply: apply_requests.clone(),
+        };
+        let raft_loop = std::thread::Builder::new().name("raft-loop".into()).spawn(move || {
+            let _guard = AbortOnPanic;
+            RaftLoop::new(slots, channels, links, started).run().unwrap_or_else(|error| fatal(&error.to_string()))
+        })?;
+        Ok((Node { events, raft_loop, log_io, log_io_requests, apply, apply_requests, runtime }, handles))
+    }
+
+    /// Stops: no more messages, everything written is synced, everything applied is flushed, the meta files say that
+    /// the end was clean.
+    ///
+    /// # Errors
+    /// [`NodeError::Stop`]: the next start recovers as after a crash.
+    pub fn stop(self) -> Result<(), NodeError> {
+        let unclean = |what: &dyn std::fmt::Display| NodeError::Stop(what.to_string());
+        // A receiver that is gone means that its thread has ended: the join below tells.
+        let _ = self.events.try_send(LoopEvent::Stop);
+        let metas = self.raft_loop.join().map_err(|_| unclean(&"the raft loop panicked"))?;
+        let _ = self.log_io_requests.send(IoRequest::Stop);
+        let _ = self.apply_requests.send(ApplyRequest::Stop);
+        let writers = self.log_io.join().map_err(|_| unclean(&"log-io panicked"))?;
+        let appliers = self.apply.join().map_err(|_| unclean(&"apply panicked"))?;
+        self.runtime.shutdown_background();
+        for mut applier in appliers {
+            applier.flush().map_err(|error| unclean(&error))?;
+        }
+        for (writer, meta) in writers.into_iter().zip(metas) {
+            writer.close(&meta).map_err(|error| unclean(&error))?;
+        }
+        Ok(())
+    }
+}
+
+/// The boot of this machine: when it changes, the page cache was lost.
+fn boot_id() -> Uuid {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    text.trim().parse().unwrap_or_else(|_| Uuid::nil())
+}
+
+/// A broken invariant on one of the threads that hold the log must not leave the others answering.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
+/// Ends the process before another message leaves. No clean-up: what is durable is durable.
+fn fatal(reason: &str) -> ! {
+    tracing::error!(%reason, "stopping at once");
+    std::process::abort()
+}

@@ -1,0 +1,295 @@
+//! The one thread that ticks, drains what waits, feeds the groups and hands their outputs on. It never touches a disk
+//! and never blocks on anything but its own doorbell.
+//!
+//! ```text
+//! handles --requests--\                            /--> log-io    (Write)
+//! log-io, apply --events--> [drain all, poll each] ---> apply     (Apply)
+//! peers ----messages--/                            \--> transport, completions, role watches
+//! ```
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
+use tokio::sync::{oneshot, watch};
+
+use crate::group::{ApplyTask, Clock, GroupCore, GroupError, Outputs, ReadTicket};
+use crate::handle::{GroupStatus, Published, ReadError, RoleView};
+use crate::log::meta::Meta;
+use crate::log_io::IoRequest;
+use crate::seam::{Completions, Proposal, Stamper};
+use crate::transport::Links;
+use crate::transport::codec::PeerMessage;
+use crate::types::{FramePos, GroupId, RaftId};
+
+/// Length of a tick (raft-log.md section 6).
+pub(crate) const TICK: Duration = Duration::from_millis(50);
+/// Overdue ticks that are still delivered: a paused machine must not expire every time-out at once.
+const TICKS_OVERDUE_MAX: u32 = 3;
+/// Requests taken in one round, so that a flood of them cannot hold up ticks and peers.
+const REQUESTS_PER_ROUND: usize = 8_192;
+/// Peer messages taken in one round.
+const MESSAGES_PER_ROUND: usize = 2_048;
+/// Requests that may wait; above it a handle says busy.
+pub(crate) const REQUESTS_MAX: usize = 65_536;
+/// Peer messages that may wait; above it their connection waits.
+pub(crate) const MESSAGES_MAX: usize = 8_192;
+
+/// What a handle asks.
+pub(crate) enum LoopInput<S: Stamper> {
+    Propose { slot: usize, proposal: Proposal<S> },
+    Read { slot: usize, answer: oneshot::Sender<Result<u64, ReadError>> },
+    Status { slot: usize, answer: oneshot::Sender<GroupStatus> },
+    Transfer { slot: usize, to: RaftId },
+}
+
+/// What the other threads report.
+pub(crate) enum LoopEvent {
+    Written { slot: usize, number: u64, durable: FramePos },
+    Applied { slot: usize, at: FramePos },
+    Unreachable { group: GroupId, peer: RaftId },
+    Stop,
+}
+
+/// Wakes the loop. Ringing twice is ringing once.
+#[derive(Clone)]
+pub(crate) struct Doorbell(Sender<()>);
+
+impl Doorbell {
+    pub(crate) fn new() -> (Doorbell, Receiver<()>) {
+        let (ring, wait) = crossbeam_channel::bounded(1);
+        (Doorbell(ring), wait)
+    }
+
+    pub(crate) fn ring(&self) {
+        // Full: it rings already. Disconnected: the loop has ended.
+        let _ = self.0.try_send(());
+    }
+}
+
+/// A bounded sender that rings.
+pub(crate) struct Inbox<T> {
+    sender: Sender<T>,
+    bell: Doorbell,
+}
+
+impl<T> Clone for Inbox<T> {
+    fn clone(&self) -> Self {
+        Inbox { sender: self.sender.clone(), bell: self.bell.clone() }
+    }
+}
+
+impl<T> Inbox<T> {
+    pub(crate) fn new(sender: Sender<T>, bell: Doorbell) -> Self {
+        Inbox { sender, bell }
+    }
+
+    pub(crate) fn try_send(&self, value: T) -> Result<(), TrySendError<T>> {
+        let sent = self.sender.try_send(value);
+        self.bell.ring();
+        sent
+    }
+}
+
+/// A group as the loop holds it.
+pub(crate) struct GroupSlot<S: Stamper> {
+    pub(crate) core: GroupCore<S>,
+    pub(crate) completions: Box<dyn Completions<S>>,
+    pub(crate) published: Arc<Published>,
+    pub(crate) queued_bytes: Arc<AtomicUsize>,
+    pub(crate) role: watch::Sender<RoleView>,
+}
+
+/// The loop's ends of all channels.
+pub(crate) struct Channels<S: Stamper> {
+    pub(crate) bell: Receiver<()>,
+    pub(crate) requests: Receiver<LoopInput<S>>,
+    pub(crate) events: Receiver<LoopEvent>,
+    pub(crate) messages: Receiver<PeerMessage>,
+    pub(crate) log_io: Sender<IoRequest>,
+    pub(crate) apply: Sender<ApplyRequest>,
+}
+
+/// What the apply thread is asked.
+pub(crate) enum ApplyRequest {
+    Apply(usize, ApplyTask),
+    Digest(usize, oneshot::Sender<Result<(u64, u64), String>>),
+    Stop,
+}
+
+/// The loop's state.
+pub(crate) struct RaftLoop<S: Stamper> {
+    slots: Vec<GroupSlot<S>>,
+    by_group: HashMap<GroupId, usize>,
+    channels: Channels<S>,
+    links: Links,
+    started: Instant,
+    next_tick: Instant,
+    reads: HashMap<ReadTicket, oneshot::Sender<Result<u64, ReadError>>>,
+    next_read: ReadTicket,
+    outputs: Outputs<S>,
+    stopping: bool,
+}
+
+impl<S: Stamper> RaftLoop<S> {
+    pub(crate) fn new(slots: Vec<GroupSlot<S>>, channels: Channels<S>, links: Links, started: Instant) -> Self {
+        let by_group = slots.iter().enumerate().map(|(slot, group)| (group.core.group(), slot)).collect();
+        RaftLoop {
+            slots,
+            by_group,
+            channels,
+            links,
+            started,
+            next_tick: Instant::now() + TICK,
+            reads: HashMap::new(),
+            next_read: 0,
+            outputs: Outputs::default(),
+            stopping: false,
+        }
+    }
+
+    /// Runs until it is told to stop; gives the closing meta of each group back.
+    ///
+    /// # Errors
+    /// A group that cannot go on ends the node.
+    pub(crate) fn run(mut self) -> Result<Vec<Meta>, GroupError> {
+        while !self.stopping {
+            let wake = self.slots.iter().filter_map(|slot| slot.core.wake_at()).min();
+            let deadline = wake.map_or(self.next_tick, |at| self.next_tick.min(self.started + at));
+            match self.channels.bell.recv_deadline(deadline) {
+                Ok(()) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            self.tick();
+            self.drain();
+            self.poll()?;
+        }
+        // Connections of waiting readers end here: their oneshots are dropped, which they take for "does not lead".
+        Ok(self.slots.iter_mut().map(|slot| slot.core.closing_meta()).collect())
+    }
+
+    fn tick(&mut self) {
+        let now = Instant::now();
+        if now < self.next_tick {
+            return;
+        }
+        let overdue = 1 + ((now - self.next_tick).as_nanos() / TICK.as_nanos()) as u32;
+        let deliver = if overdue > TICKS_OVERDUE_MAX {
+            self.next_tick = now + TICK;
+            1
+        } else {
+            self.next_tick += TICK * overdue;
+            overdue
+        };
+        for _ in 0..deliver {
+            self.slots.iter_mut().for_each(|slot| slot.core.tick());
+        }
+    }
+
+    fn drain(&mut self) {
+        let mut again = false;
+        while let Ok(event) = self.channels.events.try_recv() {
+            match event {
+                LoopEvent::Written { slot, number, durable } => self.slots[slot].core.written(number, durable),
+                LoopEvent::Applied { slot, at } => {
+                    self.slots[slot].core.applied(at);
+                    self.slots[slot].published.applied.store(at.index, Ordering::Release);
+                }
+                LoopEvent::Unreachable { group, peer } => {
+                    if let Some(slot) = self.by_group.get(&group) {
+                        self.slots[*slot].core.unreachable(peer);
+                    }
+                }
+                LoopEvent::Stop => self.stopping = true,
+            }
+        }
+        for taken in 0.. {
+            if taken == MESSAGES_PER_ROUND {
+                again = true;
+                break;
+            }
+            let Ok(message) = self.channels.messages.try_recv() else {
+                break;
+            };
+            if let Some(slot) = self.by_group.get(&message.group) {
+                self.slots[*slot].core.step(message);
+            }
+        }
+        for taken in 0.. {
+            if taken == REQUESTS_PER_ROUND {
+                again = true;
+                break;
+            }
+            let Ok(request) = self.channels.requests.try_recv() else {
+                break;
+            };
+            self.request(request);
+        }
+        if again {
+            self.links.bell().ring();
+        }
+    }
+
+    fn request(&mut self, request: LoopInput<S>) {
+        match request {
+            LoopInput::Propose { slot, proposal } => {
+                self.slots[slot].queued_bytes.fetch_sub(proposal.size_hint, Ordering::Relaxed);
+                self.slots[slot].core.propose(proposal);
+            }
+            LoopInput::Read { slot, answer } => {
+                self.next_read += 1;
+                self.reads.insert(self.next_read, answer);
+                self.slots[slot].core.read_index(self.next_read);
+            }
+            LoopInput::Status { slot, answer } => {
+                // The asker may have gone away.
+                let _ = answer.send(self.slots[slot].core.status());
+            }
+            LoopInput::Transfer { slot, to } => self.slots[slot].core.transfer_leader(to),
+        }
+    }
+
+    fn poll(&mut self) -> Result<(), GroupError> {
+        for slot in 0..self.slots.len() {
+            let group = &mut self.slots[slot];
+            group.core.poll(clock(self.started), &mut self.outputs)?;
+            let out = &mut self.outputs;
+            for message in out.messages.drain(..) {
+                let (id, peer) = (message.group, message.raft.to);
+                if !self.links.send(message) {
+                    group.core.unreachable(peer);
+                    tracing::debug!(group = %id, peer, "message dropped: no connection, or its queue is full");
+                }
+            }
+            for task in out.writes.drain(..) {
+                // Log-io ends only after this loop.
+                let _ = self.channels.log_io.send(IoRequest::Write(slot, task));
+            }
+            for task in out.applies.drain(..) {
+                let _ = self.channels.apply.send(ApplyRequest::Apply(slot, task));
+            }
+            group.published.commit.store(group.core.commit_index(), Ordering::Release);
+            if let Some(role) = out.role.take() {
+                group.role.send_replace(role);
+            }
+            if !out.done.is_empty() {
+                group.completions.complete(&mut out.done);
+                out.done.clear();
+            }
+            for (ticket, result) in out.reads.drain(..) {
+                if let Some(answer) = self.reads.remove(&ticket) {
+                    let _ = answer.send(result);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Both clocks, the monotonic one since `started`.
+pub(crate) fn clock(started: Instant) -> Clock {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Clock { mono: started.elapsed(), wall_ms: wall.as_millis() as u64 }
+}

@@ -1,0 +1,207 @@
+//! Opens one replica of a group from its folder: meta file, recovery, state machine, Raft. The same steps in
+//! production and in the simulator.
+//!
+//! Order matters: the log is recovered before the state machine replays it, and the state machine stands at its
+//! applied index before raft-rs is told of it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::apply::Applier;
+use crate::fs::Fs;
+use crate::group::{Clock, GroupCore, GroupError, GroupStart, GroupTuning};
+use crate::log::meta::{GroupConstants, Identity, Member, Meta, MetaError, MetaFile};
+use crate::log::recovery::{RecoveryError, TailState, recover};
+use crate::log::segment::SegmentSupply;
+use crate::log::view::{LogView, ViewError};
+use crate::log::writer::LogWriter;
+use crate::seam::{ApplyError, Stamper, StateMachine};
+use crate::types::GroupId;
+
+/// Where and how a replica is opened.
+pub struct OpenReplica<'a> {
+    /// The disk.
+    pub fs: &'a Arc<dyn Fs>,
+    /// The group's folder.
+    pub dir: &'a Path,
+    /// Cluster and group that must be found there.
+    pub expected: (Uuid, GroupId),
+    /// Boot of this machine: a change means that the page cache was lost since the last run.
+    pub boot_id: Uuid,
+    /// Where new segments come from.
+    pub supply: Supply,
+    /// Limits and times.
+    pub tuning: GroupTuning,
+    /// Seed of the election time-outs.
+    pub seed: u64,
+    /// The time now.
+    pub clock: Clock,
+}
+
+/// How spare segments are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Supply {
+    /// When one is needed: the simulator, tools.
+    Inline,
+    /// Ahead, by a thread that writes at most so many bytes per second.
+    Background {
+        /// Bytes per second.
+        pace: u64,
+    },
+}
+
+/// An open replica, in the three parts that three threads own.
+pub struct Replica<S: Stamper, M: StateMachine> {
+    /// Raft, for the raft loop.
+    pub core: GroupCore<S>,
+    /// The log's write side, for log-io.
+    pub writer: LogWriter,
+    /// The state machine, for apply.
+    pub applier: Applier<M>,
+    /// The log's read side, for everybody.
+    pub view: LogView,
+    /// Who this is.
+    pub identity: Identity,
+    /// The members that the group was born with.
+    pub birth_members: Vec<Member>,
+}
+
+/// Why a replica does not open. Nothing was changed or cut.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The meta file.
+    #[error(transparent)]
+    Meta(#[from] MetaError),
+    /// Somebody else's folder.
+    #[error(
+        "{} belongs to group {found_group} of cluster {found_cluster}, but the config names group {group} of cluster \
+         {cluster}: correct `data_dir` or the ids", dir.display()
+    )]
+    Foreign {
+        /// The folder.
+        dir: PathBuf,
+        /// As found.
+        found_cluster: Uuid,
+        /// As found.
+        found_group: GroupId,
+        /// As configured.
+        cluster: Uuid,
+        /// As configured.
+        group: GroupId,
+    },
+    /// The log.
+    #[error(transparent)]
+    Recovery(#[from] RecoveryError),
+    /// The disk, while the log was put in order.
+    #[error("cannot open the log in {}: {source}", dir.display())]
+    Io {
+        /// The folder.
+        dir: PathBuf,
+        /// The system's own words.
+        source: std::io::Error,
+    },
+    /// The layer above.
+    #[error("cannot open the state of group {group}: {reason}")]
+    Layer {
+        /// The group.
+        group: GroupId,
+        /// Its words.
+        reason: String,
+    },
+    /// Replay found something that does not fit.
+    #[error("cannot replay the log of group {group}: {source}")]
+    Replay {
+        /// The group.
+        group: GroupId,
+        /// What.
+        source: ApplyError,
+    },
+    /// The log cannot be read back.
+    #[error(transparent)]
+    View(#[from] ViewError),
+    /// Raft refuses.
+    #[error(transparent)]
+    Group(#[from] GroupError),
+}
+
+/// Opens a replica. `layer` makes the layer above, given who this is, the constants, the generation of its state
+/// folder and the read side of the log.
+///
+/// # Errors
+/// [`OpenError`]; nothing on disk was cut then, but for a torn tail that no acknowledgement covered.
+pub fn open<S: Stamper, M: StateMachine>(
+    params: OpenReplica<'_>,
+    layer: impl FnOnce(&Meta, &LogView) -> Result<(S, M), String>,
+) -> Result<Replica<S, M>, OpenError> {
+    let OpenReplica { fs, dir, expected, boot_id, supply, tuning, seed, clock } = params;
+    let (meta_file, mut meta) = MetaFile::open(fs, dir)?;
+    let (cluster, group) = expected;
+    if (meta.identity.cluster_id, meta.identity.group) != expected {
+        return Err(OpenError::Foreign {
+            dir: dir.to_owned(),
+            found_cluster: meta.identity.cluster_id,
+            found_group: meta.identity.group,
+            cluster,
+            group,
+        });
+    }
+    let io = |source| OpenError::Io { dir: dir.to_owned(), source };
+    let layout = meta.constants.layout();
+    let recovered = recover(fs, dir, &meta)?;
+    let (tail, term_runs, tail_state) = (recovered.tail, recovered.term_runs.clone(), recovered.tail_state);
+    if tail_state != TailState::Clean {
+        tracing::warn!(%group, ?tail_state, ?tail, "cut an unfinished write off the end of the log");
+    }
+    // R9: what the log proves is written down before anything leaves.
+    (meta.term, meta.vote, meta.commit_hint) = meta.hard_state(&tail);
+    meta.boot_id = boot_id;
+    meta.clean_shutdown = false;
+    meta.suspect |= tail_state == TailState::TornJob;
+    let supply = match supply {
+        Supply::Inline => SegmentSupply::inline(fs, dir, layout),
+        Supply::Background { pace } => SegmentSupply::background(fs, dir, layout, pace),
+    };
+    let supply = supply.map_err(io)?;
+    let writer = LogWriter::open(fs, dir, meta_file, meta.clone(), recovered, supply).map_err(io)?;
+    let view = writer.view();
+
+    let (stamper, machine) = layer(&meta, &view).map_err(|reason| OpenError::Layer { group, reason })?;
+    let mut applier = Applier::new(group, machine);
+    applier.replay(&view).map_err(|error| match error {
+        ReplayError::View(error) => OpenError::View(error),
+        ReplayError::Apply(source) => OpenError::Replay { group, source },
+    })?;
+    let identity = meta.identity;
+    let birth_members = meta.birth_members.clone();
+    let start = GroupStart { meta, tail, term_runs, view: view.clone(), applied: applier.applied(), stamper, seed };
+    let core = GroupCore::new(start, tuning, clock)?;
+    Ok(Replica { core, writer, applier, view, identity, birth_members })
+}
+
+/// Why a replay stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// The log.
+    #[error(transparent)]
+    View(#[from] ViewError),
+    /// The state machine.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+}
+
+/// The create step of a group on one member: its folder with a synced meta file. Nothing else ever makes a group.
+///
+/// # Errors
+/// [`MetaError::Exists`] when a replica lives there already.
+pub fn create(
+    fs: &Arc<dyn Fs>,
+    dir: &Path,
+    identity: Identity,
+    constants: GroupConstants,
+    members: Vec<Member>,
+) -> Result<(), MetaError> {
+    let meta = Meta::new(identity, constants, members);
+    MetaFile::create(fs, dir, &meta).map(drop)
+}
