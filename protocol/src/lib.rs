@@ -9,6 +9,17 @@
 
 #![forbid(unsafe_code)]
 
+pub mod consumer_list;
+pub mod extension;
+pub mod heartbeat;
+pub mod json;
+pub mod kv_table;
+pub mod lock;
 pub mod message;
 pub mod names;
+pub mod register;
 pub mod remoting;
+pub mod route;
+pub mod stats;
+pub mod subscription_group;
+pub mod topic;

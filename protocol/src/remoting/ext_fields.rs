@@ -11,8 +11,9 @@ use thiserror::Error;
 /// 256 leaves room for unknown peers and keeps the linear search harmless.
 pub const MAX_EXT_FIELDS: usize = 256;
 
-/// Most bytes of names and values in one header: the same bound as for the header itself, of which they are a part.
-pub const MAX_EXT_BYTES: usize = crate::remoting::frame::DEFAULT_MAX_HEADER_LEN;
+/// Most bytes of names and values in one header: as many as the largest header has. A decoder is bounded by its header's length,
+/// which is usually far smaller.
+pub const MAX_EXT_BYTES: usize = crate::remoting::frame::MAX_HEADER_LEN;
 
 /// A header carried more fields, or more bytes in them, than allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -82,8 +83,8 @@ impl ExtFields {
     /// Sets `name` to `value`. For fields that this program writes.
     ///
     /// # Panics
-    /// If the map would pass [`MAX_EXT_FIELDS`] or [`MAX_EXT_BYTES`]: our own headers are small and their longest value, the
-    /// properties, is bounded before it gets here.
+    /// If the map would pass [`MAX_EXT_FIELDS`] or [`MAX_EXT_BYTES`]: our own headers have few fields, and what is long in them
+    /// (properties, the ids of a batch) is bounded far below before it gets here.
     pub fn insert(&mut self, name: &str, value: &str) {
         self.try_insert(name, value).expect("a header that we build stays within its limits");
     }

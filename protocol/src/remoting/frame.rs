@@ -29,8 +29,9 @@ pub const DEFAULT_MAX_HEADER_LEN: usize = 256 * 1024;
 /// Bytes before the header: length, type, header length.
 pub const FRAME_PREFIX_LEN: usize = 8;
 
-/// The largest value of the 24-bit header length.
-const MAX_HEADER_LEN_FIELD: usize = 0xFF_FFFF;
+/// The largest value of the 24-bit header length, and the largest header that is sent: the answer to a batch of 50,000 small
+/// messages names as many ids, and Java peers bound a header by its frame only.
+pub const MAX_HEADER_LEN: usize = 0xFF_FFFF;
 
 /// The bounds that [`decode`] enforces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +40,13 @@ pub struct FrameLimits {
     pub max_frame_len: usize,
     /// Largest header in bytes.
     pub max_header_len: usize,
+}
+
+impl FrameLimits {
+    /// For the side that reads answers to its own requests, which may hold long headers (see [`MAX_HEADER_LEN`]).
+    pub fn for_answers() -> Self {
+        Self { max_header_len: MAX_HEADER_LEN, ..Self::default() }
+    }
 }
 
 impl Default for FrameLimits {
@@ -142,8 +150,8 @@ pub enum EncodeError {
         /// Size with the length field.
         len: usize,
     },
-    /// The header passes its 24-bit length or what peers accept.
-    #[error("header of {len} bytes, peers accept {DEFAULT_MAX_HEADER_LEN}")]
+    /// The header passes its 24-bit length.
+    #[error("header of {len} bytes, the limit is {MAX_HEADER_LEN}")]
     HeaderTooLong {
         /// Header size.
         len: usize,
@@ -276,7 +284,7 @@ fn write_head(command: &RemotingCommand, body_len: usize, dst: &mut BytesMut, st
         SerializeType::RocketMq => header_binary::encode(command, dst)?,
     }
     let header_len = dst.len() - start - FRAME_PREFIX_LEN;
-    if header_len > DEFAULT_MAX_HEADER_LEN {
+    if header_len > MAX_HEADER_LEN {
         return Err(EncodeError::HeaderTooLong { len: header_len });
     }
     let frame_len = (FRAME_PREFIX_LEN + header_len).saturating_add(body_len);
@@ -290,5 +298,5 @@ fn write_head(command: &RemotingCommand, body_len: usize, dst: &mut BytesMut, st
     Ok(())
 }
 
-const _: () = assert!(DEFAULT_MAX_HEADER_LEN <= MAX_HEADER_LEN_FIELD, "a header length is 24 bits");
+const _: () = assert!(DEFAULT_MAX_HEADER_LEN <= MAX_HEADER_LEN, "a header length is 24 bits");
 const _: () = assert!(DEFAULT_MAX_FRAME_LEN <= i32::MAX as usize, "Java reads the length as a signed int");

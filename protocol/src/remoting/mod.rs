@@ -5,5 +5,6 @@ pub mod ext_fields;
 pub mod frame;
 mod header_binary;
 mod header_json;
+pub mod headers;
 pub mod request_code;
 pub mod response_code;

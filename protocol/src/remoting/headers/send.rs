@@ -1,0 +1,168 @@
+//! SEND_MESSAGE, its short-named V2 form, SEND_BATCH_MESSAGE, the reply sends, and their answer.
+
+use super::{Field, FieldError, Header, headers};
+use crate::remoting::ext_fields::ExtFields;
+use crate::remoting::request_code::RequestCode;
+
+/// The parameters of a send, in either spelling. Borrowed from the command, since a send is the request that counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SendMessage<'a> {
+    /// Producer group.
+    pub producer_group: &'a str,
+    /// Topic.
+    pub topic: &'a str,
+    /// The topic whose settings an unknown topic copies (TBW102).
+    pub default_topic: &'a str,
+    /// How many queues an automatically created topic gets at most.
+    pub default_topic_queue_nums: i32,
+    /// Queue; negative lets the broker choose.
+    pub queue_id: i32,
+    /// System flag of the message.
+    pub sys_flag: i32,
+    /// When the message was made, ms since 1970.
+    pub born_timestamp_ms: i64,
+    /// The user's flag.
+    pub flag: i32,
+    /// The property string; absent when there is none.
+    pub properties: Option<&'a str>,
+    /// How often consumers gave the message back.
+    pub reconsume_times: Option<i32>,
+    /// Legacy.
+    pub unit_mode: Option<bool>,
+    /// Whether the body is a batch.
+    pub batch: Option<bool>,
+    /// When such a message goes to the dead letters.
+    pub max_reconsume_times: Option<i32>,
+    /// The broker name that the client means.
+    pub broker_name: Option<&'a str>,
+}
+
+/// The wire names of the fields, in the order of the struct.
+type Names = [&'static str; 14];
+
+const LONG_NAMES: Names = [
+    "producerGroup",
+    "topic",
+    "defaultTopic",
+    "defaultTopicQueueNums",
+    "queueId",
+    "sysFlag",
+    "bornTimestamp",
+    "flag",
+    "properties",
+    "reconsumeTimes",
+    "unitMode",
+    "batch",
+    "maxReconsumeTimes",
+    "bname",
+];
+
+/// `l` and `m` change places: in the short form the maximum comes before the batch mark.
+const SHORT_NAMES: Names = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "m", "l", "n"];
+
+impl<'a> SendMessage<'a> {
+    /// Reads the header of a request with `code`, which decides the spelling.
+    ///
+    /// # Errors
+    /// [`FieldError`] naming the first field that is missing or malformed.
+    pub fn from_ext(code: i32, ext: &'a ExtFields) -> Result<Self, FieldError> {
+        Self::read(if has_short_names(code) { &SHORT_NAMES } else { &LONG_NAMES }, ext)
+    }
+
+    /// Writes the header for a request with `code`.
+    pub fn to_ext(&self, code: i32, ext: &mut ExtFields) {
+        self.write(if has_short_names(code) { &SHORT_NAMES } else { &LONG_NAMES }, ext);
+    }
+
+    fn read(names: &Names, ext: &'a ExtFields) -> Result<Self, FieldError> {
+        fn field<'a, T: Field<'a>>(name: &'static str, ext: &'a ExtFields) -> Result<T, FieldError> {
+            T::read(name, ext.get(name))
+        }
+        Ok(Self {
+            producer_group: field(names[0], ext)?,
+            topic: field(names[1], ext)?,
+            default_topic: field(names[2], ext)?,
+            default_topic_queue_nums: field(names[3], ext)?,
+            queue_id: field(names[4], ext)?,
+            sys_flag: field(names[5], ext)?,
+            born_timestamp_ms: field(names[6], ext)?,
+            flag: field(names[7], ext)?,
+            properties: field(names[8], ext)?,
+            reconsume_times: field(names[9], ext)?,
+            unit_mode: field(names[10], ext)?,
+            batch: field(names[11], ext)?,
+            max_reconsume_times: field(names[12], ext)?,
+            broker_name: field(names[13], ext)?,
+        })
+    }
+
+    fn write(&self, names: &Names, ext: &mut ExtFields) {
+        self.producer_group.write(names[0], ext);
+        self.topic.write(names[1], ext);
+        self.default_topic.write(names[2], ext);
+        self.default_topic_queue_nums.write(names[3], ext);
+        self.queue_id.write(names[4], ext);
+        self.sys_flag.write(names[5], ext);
+        self.born_timestamp_ms.write(names[6], ext);
+        self.flag.write(names[7], ext);
+        self.properties.write(names[8], ext);
+        self.reconsume_times.write(names[9], ext);
+        self.unit_mode.write(names[10], ext);
+        self.batch.write(names[11], ext);
+        self.max_reconsume_times.write(names[12], ext);
+        self.broker_name.write(names[13], ext);
+    }
+}
+
+/// Whether requests with `code` carry the names a to n.
+fn has_short_names(code: i32) -> bool {
+    matches!(code, RequestCode::SEND_MESSAGE_V2 | RequestCode::SEND_BATCH_MESSAGE | RequestCode::SEND_REPLY_MESSAGE_V2)
+}
+
+headers! {
+    /// The answer to a stored message. Java reads queue id and offset without a check, so all three must always be there.
+    SendMessageResponse {
+        /// Offset id of the record; of a batch, the ids of all its messages, joined by commas.
+        msg_id: String = "msgId",
+        /// Queue that took the message.
+        queue_id: i32 = "queueId",
+        /// Its place there; of a batch, that of the first message.
+        queue_offset: i64 = "queueOffset",
+        /// The unique key, for a transaction's producer.
+        transaction_id: Option<String> = "transactionId",
+        /// Id of an inner batch.
+        batch_uniq_id: Option<String> = "batchUniqId",
+        /// Handle to recall a delayed message.
+        recall_handle: Option<String> = "recallHandle",
+        /// Region name that trace messages use ("DefaultRegion").
+        region: Option<String> = "MSG_REGION",
+        /// Whether the client shall trace.
+        trace_on: Option<bool> = "TRACE_ON",
+    }
+
+    /// CONSUMER_SEND_MSG_BACK: give a message back for another try.
+    ConsumerSendMsgBack {
+        /// Consumer group.
+        group: String = "group",
+        /// Physical offset of the message.
+        physical_offset: i64 = "offset",
+        /// Delay level; negative sends to the dead letters, 0 lets the broker choose.
+        delay_level: i32 = "delayLevel",
+        /// The message's id as the client shows it.
+        origin_msg_id: Option<String> = "originMsgId",
+        /// The message's topic.
+        origin_topic: Option<String> = "originTopic",
+        /// When to give up.
+        max_reconsume_times: Option<i32> = "maxReconsumeTimes",
+    }
+}
+
+impl SendMessageResponse {
+    /// The region that the reference reports when it is not configured otherwise.
+    pub const DEFAULT_REGION: &'static str = "DefaultRegion";
+}
+
+const _: fn() = || {
+    fn is_header<H: Header>() {}
+    is_header::<SendMessageResponse>();
+};
