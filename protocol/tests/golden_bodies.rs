@@ -113,10 +113,10 @@ fn references_are_tolerated() {
 fn a_compressed_registration() {
     let packed = hex_vectors(FILE, "bin.RegisterBrokerBody.compressed");
     let body = RegisterBrokerBody::decode(&packed, true, 0).unwrap();
-    assert_eq!(
-        body,
-        RegisterBrokerBody::from_json(text(FILE, "json.RegisterBrokerBody").as_bytes()).unwrap_or_default()
-    );
+    let mut expected = RegisterBrokerBody::from_json(text(FILE, "json.RegisterBrokerBody").as_bytes()).unwrap();
+    // The compressed form has no place for the version of static topics.
+    expected.topic_config_serialize_wrapper.mapping_data_version = DataVersion::default();
+    assert_eq!(body, expected);
     let topic = &body.topic_config_serialize_wrapper.topic_config_table["TopicTest"];
     assert_eq!((topic.read_queue_nums, topic.write_queue_nums, topic.perm), (4, 4, 6));
     for compressed in [false, true] {
@@ -130,7 +130,7 @@ fn a_compressed_registration() {
 /// A heartbeat that lacks members, or has names that we do not know, still registers the client.
 #[test]
 fn heartbeats_are_read_leniently() {
-    let go = r#"{"clientID":"c","producerDataSet":[{"groupName":"P"}],"consumerDataSet":[{"groupName":"G","consumeType":"CONSUME_PASSIVELY","messageModel":"Clustering","consumeFromWhere":"?","subscriptionDataSet":[{"topic":"T","subString":"*","tagsSet":null,"codeSet":null,"subVersion":5,"classFilterMode":false,"futureMember":{"a":[1]}}],"unitMode":false}]}"#;
+    let go = r#"{"clientID":"c","producerDataSet":[{"groupName":"P"}],"consumerDataSet":[{"groupName":"G","consumeType":"CONSUME_PASSIVELY","messageModel":"SHARED","consumeFromWhere":"?","subscriptionDataSet":[{"topic":"T","subString":"*","tagsSet":null,"codeSet":null,"subVersion":5,"classFilterMode":false,"futureMember":{"a":[1]}}],"unitMode":false}]}"#;
     let data = HeartbeatData::from_json(go.as_bytes()).unwrap();
     let group = &data.consumer_data_set[0];
     assert_eq!((group.consume_type, group.message_model), (ConsumeType::Passively, MessageModel::Unknown));

@@ -34,7 +34,10 @@ pub(crate) fn deserialize<'de, T: Named, D: Deserializer<'de>>(deserializer: D) 
         }
 
         fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
-            Ok(T::NAMES.iter().find(|(name, _)| *name == text).map_or(T::UNKNOWN, |(_, value)| *value))
+            Ok(T::NAMES
+                .iter()
+                .find(|(name, _)| name.eq_ignore_ascii_case(text))
+                .map_or(T::UNKNOWN, |(_, value)| *value))
         }
 
         fn visit_u64<E: Error>(self, ordinal: u64) -> Result<T, E> {
