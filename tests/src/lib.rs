@@ -7,5 +7,14 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod alone;
 pub mod checker;
+pub mod cluster;
+pub mod fault;
 pub mod history;
+pub mod java;
+pub mod load;
+pub mod payload;
+pub mod program;
+pub mod replicas;
+pub mod wire;
