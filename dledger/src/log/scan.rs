@@ -14,6 +14,18 @@ use crate::types::{FrameKind, FramePos, LogPos};
 /// Segment files by base.
 pub(super) type SegmentFiles = BTreeMap<LogPos, Arc<dyn File>>;
 
+/// Where a scanner gets its files from.
+pub(super) trait SegmentSource {
+    /// The file of the segment with this base.
+    fn file(&self, base: LogPos) -> Option<Arc<dyn File>>;
+}
+
+impl SegmentSource for SegmentFiles {
+    fn file(&self, base: LogPos) -> Option<Arc<dyn File>> {
+        self.get(&base).cloned()
+    }
+}
+
 /// Bytes read at a time when headers are hopped over: enough for a run of small frames, little waste on large ones.
 pub(super) const HOP_CHUNK: usize = 16 * 1024;
 
@@ -76,7 +88,7 @@ pub(super) type Step = Result<(Header, Option<Blank>), NotNext>;
 /// A reader over segment files.
 pub(super) struct Scanner<'a> {
     layout: Layout,
-    files: &'a SegmentFiles,
+    files: &'a dyn SegmentSource,
     uncached: bool,
     chunk_len: usize,
     chunk: Vec<u8>,
@@ -86,7 +98,7 @@ pub(super) struct Scanner<'a> {
 
 impl<'a> Scanner<'a> {
     /// `uncached` reads from the disk, not from the page cache; `chunk_len` is one of the constants above.
-    pub(super) fn new(layout: Layout, files: &'a SegmentFiles, uncached: bool, chunk_len: usize) -> Scanner<'a> {
+    pub(super) fn new(layout: Layout, files: &'a dyn SegmentSource, uncached: bool, chunk_len: usize) -> Scanner<'a> {
         Scanner { layout, files, uncached, chunk_len, chunk: Vec::new(), chunk_at: LogPos(0) }
     }
 
@@ -103,7 +115,7 @@ impl<'a> Scanner<'a> {
     fn load(&mut self, pos: LogPos, len: usize) -> Result<bool, ScanError> {
         let base = self.layout.base_of(pos);
         let room = self.layout.room(pos);
-        let Some(file) = self.files.get(&base) else { return Ok(false) };
+        let Some(file) = self.files.file(base) else { return Ok(false) };
         if len as u64 > room {
             return Ok(false);
         }
@@ -150,7 +162,7 @@ impl<'a> Scanner<'a> {
             Ok(header) => header,
             Err(error) => return Ok(Err(error.into())),
         };
-        if let Err(reason) = self.follows(&header, pos, prev) {
+        if let Err(reason) = follows(&self.layout, &header, pos, prev) {
             return Ok(Err(reason));
         }
         if check == Check::Payload {
@@ -161,10 +173,6 @@ impl<'a> Scanner<'a> {
             }
         }
         Ok(Ok(header))
-    }
-
-    fn follows(&self, header: &Header, pos: LogPos, prev: &FramePos) -> Result<(), NotNext> {
-        follows(&self.layout, header, pos, prev)
     }
 
     /// Whether every byte of a blank is as it must be.

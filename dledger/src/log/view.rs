@@ -1,20 +1,39 @@
 //! The read side of a group's log, for any thread: apply, the broker, peers, tools.
 //!
 //! Reads end at the *published* position, which the writer raises after each sync and lowers before a truncation
-//! changes a byte. Frames are copied and their checksums verified; [`LogView::read`] hands out mapped bytes.
+//! changes a byte. Frames are copied and their checksums verified; [`LogView::read`] hands out mapped bytes. The lock
+//! inside guards the list of segments and the sparse index; it is held for look-ups, never across a read of the disk.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use parking_lot::RwLock;
 
+use super::frame::{HEADER_LEN, Header, Layout};
+use super::index::SparseIndex;
+use super::meta::FirstFrame;
+use super::scan::{Check, HOP_CHUNK, NotNext, ScanError, Scanner, SegmentSource};
+use super::segment::{Segment, segment_path};
+use crate::fs::File;
 use crate::types::{Frame, FramePos, LogPos};
+
+/// Bytes before the published end that this process has written lately and that are therefore taken to be in the page
+/// cache: reads there are mapped. A page fault on cold bytes would block the reader's thread, and a failing disk would
+/// be a signal instead of an error, so older bytes are read with a copy.
+pub const WARM_WINDOW: u64 = 64 * 1024 * 1024;
+
+/// Frames that one [`LogView::frames`] returns at most, however small they are.
+pub const FRAMES_MAX: usize = 16 * 1024;
 
 /// Why a read failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ViewError {
-    /// Behind the published end, or not (yet, or any more) there.
-    #[error("log position {pos}+{len} is outside of the readable range {first}..{end}")]
+    /// Behind the published end, before the first frame, or across a segment's end.
+    #[error("log range {pos}+{len} is outside of the readable range {first}..{end}")]
     OutOfRange {
         /// Wanted position.
         pos: LogPos,
@@ -26,7 +45,7 @@ pub enum ViewError {
         end: LogPos,
     },
     /// The bytes there are no valid frame.
-    #[error("{path} is damaged at byte {at}, log position {pos}: {reason}", path = .path.display())]
+    #[error("{path} is damaged at byte {at} (log position {pos}): {reason}", path = .path.display())]
     Corrupt {
         /// Segment file.
         path: PathBuf,
@@ -35,7 +54,7 @@ pub enum ViewError {
         /// Log position.
         pos: LogPos,
         /// What does not fit.
-        reason: String,
+        reason: NotNext,
     },
     /// The disk failed.
     #[error("cannot read {path} at byte {at}: {source}", path = .path.display())]
@@ -49,66 +68,307 @@ pub enum ViewError {
     },
 }
 
+struct Inner {
+    first: FirstFrame,
+    segments: BTreeMap<LogPos, Arc<Segment>>,
+    index: SparseIndex,
+}
+
+struct Shared {
+    dir: PathBuf,
+    layout: Layout,
+    /// End of the readable range. Lowered before, and raised after, what it covers changes.
+    published: AtomicU64,
+    inner: RwLock<Inner>,
+}
+
+impl SegmentSource for Shared {
+    fn file(&self, base: LogPos) -> Option<Arc<dyn File>> {
+        self.inner.read().segments.get(&base).map(|segment| segment.file.clone())
+    }
+}
+
 /// A handle for reading. Cheap to clone.
 #[derive(Clone)]
-pub struct LogView {}
+pub struct LogView {
+    shared: Arc<Shared>,
+}
+
+/// The writer's side.
+impl LogView {
+    pub(super) fn new(
+        dir: &Path,
+        layout: Layout,
+        first: FirstFrame,
+        segments: BTreeMap<LogPos, Arc<Segment>>,
+        index: SparseIndex,
+        published: LogPos,
+    ) -> LogView {
+        let inner = RwLock::new(Inner { first, segments, index });
+        LogView {
+            shared: Arc::new(Shared { dir: dir.to_owned(), layout, published: AtomicU64::new(published.0), inner }),
+        }
+    }
+
+    pub(super) fn publish(&self, end: LogPos) {
+        self.shared.published.store(end.0, Ordering::Release);
+    }
+
+    pub(super) fn add_segment(&self, segment: Arc<Segment>) {
+        self.shared.inner.write().segments.insert(segment.base, segment);
+    }
+
+    /// Adds frames that follow `prev` to the index.
+    pub(super) fn add_frames(&self, mut prev: FramePos, frames: impl Iterator<Item = FramePos>) {
+        let mut inner = self.shared.inner.write();
+        for at in frames {
+            inner.index.push(&self.shared.layout, &prev, at);
+            prev = at;
+        }
+    }
+
+    /// Makes everything behind `cut` unreadable.
+    pub(super) fn truncate(&self, cut: &FramePos) {
+        self.shared.published.fetch_min(cut.end().0, Ordering::AcqRel);
+        self.shared.inner.write().index.truncate(cut);
+    }
+
+    /// The index file's content for a full segment.
+    pub(super) fn encode_idx(&self, base: LogPos) -> Option<Vec<u8>> {
+        self.shared.inner.read().index.segment(base).map(|segment| segment.encode(&self.shared.layout))
+    }
+}
 
 impl LogView {
     /// Index and position of the first frame kept.
     pub fn first(&self) -> (u64, LogPos) {
-        unimplemented!("view")
+        let first = self.shared.inner.read().first;
+        (first.index, first.pos)
     }
 
-    /// End of the readable range.
+    /// End of the readable range: everything below is durable here, which does not mean that it is committed.
     pub fn published(&self) -> LogPos {
-        unimplemented!("view")
+        LogPos(self.shared.published.load(Ordering::Acquire))
+    }
+
+    /// Geometry of the log.
+    pub fn layout(&self) -> Layout {
+        self.shared.layout
     }
 
     /// `len` bytes from `pos` on, inside one segment. Bytes near the end of the log are mapped, not copied; older ones
     /// are read, so that a failing disk is an error and not a signal. For committed ranges only: bytes of a frame that
     /// can still be truncated may change.
-    pub fn read(&self, _pos: LogPos, _len: usize) -> Result<Bytes, ViewError> {
-        unimplemented!("view")
+    pub fn read(&self, pos: LogPos, len: usize) -> Result<Bytes, ViewError> {
+        let end = self.check_range(pos, len as u64)?;
+        let base = self.shared.layout.base_of(pos);
+        let at = pos.0 - base.0;
+        let segment = self.shared.inner.read().segments.get(&base).cloned();
+        let Some(segment) = segment else { return Err(self.out_of_range(pos, len as u64)) };
+        let io_error = |source| ViewError::Io { path: segment.path.clone(), at, source };
+        if end.0 - pos.0 <= WARM_WINDOW {
+            return segment.mapping.clone().slice(at, len).map_err(io_error);
+        }
+        let mut bytes = vec![0; len];
+        match segment.file.read_at(&mut bytes, at).map_err(io_error)? {
+            read if read == len => Ok(bytes.into()),
+            _ => Err(io_error(io::ErrorKind::UnexpectedEof.into())),
+        }
     }
 
-    /// The frame at `pos`, payload checksum verified; its header checksum only where the frame before is known
-    /// ([`LogView::frame_after`]).
-    pub fn frame_at(&self, _pos: LogPos) -> Result<Frame, ViewError> {
-        unimplemented!("view")
+    /// The frame at `pos`, payload checksum verified; its header checksum only by [`LogView::frame_after`], where the
+    /// frame before is known.
+    pub fn frame_at(&self, pos: LogPos) -> Result<Frame, ViewError> {
+        self.check_range(pos, HEADER_LEN as u64)?;
+        let mut scanner = self.scanner();
+        let bytes = scanner.bytes(pos, HEADER_LEN).map_err(|error| self.io_error(error))?;
+        let header = match bytes.map(Header::decode) {
+            Some(Ok(header)) if header.index > 0 && header.pos == pos => header,
+            Some(Ok(header)) => return Err(self.corrupt(pos, HEADER_LEN, NotNext::Position(header.pos))),
+            Some(Err(error)) => return Err(self.corrupt(pos, HEADER_LEN, error.into())),
+            None => return Err(self.out_of_range(pos, HEADER_LEN as u64)),
+        };
+        self.check_range(pos, u64::from(header.frame_len))?;
+        self.load(&mut scanner, &header)
     }
 
     /// The frame behind `prev`, both checksums verified; `None` at the published end.
-    pub fn frame_after(&self, _prev: &FramePos) -> Result<Option<Frame>, ViewError> {
-        unimplemented!("view")
+    pub fn frame_after(&self, prev: &FramePos) -> Result<Option<Frame>, ViewError> {
+        let mut scanner = self.scanner();
+        match self.next_header(&mut scanner, prev)? {
+            Some(header) => self.load(&mut scanner, &header).map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Where the frame with this Raft index lies; `None` when it is not in the readable range.
-    pub fn find(&self, _index: u64) -> Result<Option<FramePos>, ViewError> {
-        unimplemented!("view")
+    pub fn find(&self, index: u64) -> Result<Option<FramePos>, ViewError> {
+        self.find_with(&mut self.scanner(), index)
     }
 
-    /// Frames from `from_index` on until their payloads exceed `max_bytes` (at least one when there is one).
-    pub fn frames(&self, _from_index: u64, _max_bytes: usize) -> Result<Vec<Frame>, ViewError> {
-        unimplemented!("view")
+    /// Frames from `from_index` on until their payloads reach `max_bytes` (at least one when there is one, at most
+    /// [`FRAMES_MAX`]); empty when the first is not in the readable range.
+    pub fn frames(&self, from_index: u64, max_bytes: u64) -> Result<Vec<Frame>, ViewError> {
+        let mut scanner = self.scanner();
+        let Some(first) = self.find_with(&mut scanner, from_index)? else { return Ok(Vec::new()) };
+        let mut frames = vec![self.load_at(&mut scanner, &first)?];
+        let mut bytes = frames[0].payload.len() as u64;
+        let mut prev = first;
+        while frames.len() < FRAMES_MAX {
+            let Some(header) = self.next_header(&mut scanner, &prev)? else { break };
+            bytes += u64::from(header.payload_len);
+            if bytes > max_bytes {
+                break;
+            }
+            frames.push(self.load(&mut scanner, &header)?);
+            prev = header.at();
+        }
+        Ok(frames)
     }
 
     /// All frames from `from_index` to the published end, one by one.
     pub fn iter(&self, from_index: u64) -> Frames {
-        Frames { view: self.clone(), next_index: from_index, prev: None }
+        Frames { view: self.clone(), state: FramesState::From(from_index) }
     }
+
+    fn scanner(&self) -> Scanner<'_> {
+        Scanner::new(self.shared.layout, &*self.shared, false, HOP_CHUNK)
+    }
+
+    fn find_with(&self, scanner: &mut Scanner<'_>, index: u64) -> Result<Option<FramePos>, ViewError> {
+        let Some(mut at) = self.shared.inner.read().index.floor(index) else { return Ok(None) };
+        if at.end() > self.published() {
+            return Ok(None);
+        }
+        while at.index < index {
+            match self.next_header(scanner, &at)? {
+                Some(header) => at = header.at(),
+                None => return Ok(None),
+            }
+        }
+        Ok((at.index == index).then_some(at))
+    }
+
+    /// Header of the frame behind `prev`, when that frame lies in the readable range.
+    fn next_header(&self, scanner: &mut Scanner<'_>, prev: &FramePos) -> Result<Option<Header>, ViewError> {
+        let end = self.published();
+        if prev.end() >= end {
+            return Ok(None);
+        }
+        match scanner.next(prev, Check::Header).map_err(|error| self.io_error(error))? {
+            Ok((header, _)) => Ok((header.at().end() <= end).then_some(header)),
+            // The published end is always the end of a frame, so in front of it there is one more.
+            Err(reason) => self.still_there(prev.end(), 1).and_then(|()| Err(self.corrupt(prev.end(), 1, reason))),
+        }
+    }
+
+    /// The frame that the index knows at this place.
+    fn load_at(&self, scanner: &mut Scanner<'_>, at: &FramePos) -> Result<Frame, ViewError> {
+        let bytes = scanner.bytes(at.pos, HEADER_LEN).map_err(|error| self.io_error(error))?;
+        match bytes.map(Header::decode) {
+            Some(Ok(header)) if header.at() == *at => self.load(scanner, &header),
+            Some(Ok(header)) => Err(self.corrupt(at.pos, HEADER_LEN, NotNext::Position(header.pos))),
+            Some(Err(error)) => Err(self.corrupt(at.pos, HEADER_LEN, error.into())),
+            None => Err(self.out_of_range(at.pos, HEADER_LEN as u64)),
+        }
+    }
+
+    /// Reads and verifies what follows a header that has been verified.
+    fn load(&self, scanner: &mut Scanner<'_>, header: &Header) -> Result<Frame, ViewError> {
+        let body = header.pos + HEADER_LEN as u64;
+        let len = header.frame_len as usize - HEADER_LEN;
+        let rest: Bytes = if len <= HOP_CHUNK {
+            match scanner.bytes(body, len).map_err(|error| self.io_error(error))? {
+                Some(bytes) => Bytes::copy_from_slice(bytes),
+                None => return Err(self.out_of_range(body, len as u64)),
+            }
+        } else {
+            self.read_copied(body, len)?
+        };
+        if let Err(error) = header.check_payload(&rest) {
+            return Err(self.corrupt(header.pos, header.frame_len as usize, error.into()));
+        }
+        let payload = rest.slice(..header.payload_len as usize);
+        Ok(Frame { at: header.at(), kind: header.kind, records: header.records, payload })
+    }
+
+    fn read_copied(&self, pos: LogPos, len: usize) -> Result<Bytes, ViewError> {
+        let base = self.shared.layout.base_of(pos);
+        let at = pos.0 - base.0;
+        let Some(file) = self.shared.file(base) else { return Err(self.out_of_range(pos, len as u64)) };
+        let mut bytes = vec![0; len];
+        match file.read_at(&mut bytes, at) {
+            Ok(read) if read == len => Ok(bytes.into()),
+            Ok(_) => Err(self.io_error(ScanError { base, at, source: io::ErrorKind::UnexpectedEof.into() })),
+            Err(source) => Err(self.io_error(ScanError { base, at, source })),
+        }
+    }
+
+    /// Checks that a range is readable; returns the published end.
+    fn check_range(&self, pos: LogPos, len: u64) -> Result<LogPos, ViewError> {
+        let end = self.published();
+        let first = self.shared.inner.read().first.pos;
+        let fits = pos >= first
+            && pos.0.checked_add(len).is_some_and(|range_end| range_end <= end.0)
+            && len <= self.shared.layout.room(pos);
+        if fits { Ok(end) } else { Err(ViewError::OutOfRange { pos, len, first, end }) }
+    }
+
+    fn still_there(&self, pos: LogPos, len: u64) -> Result<(), ViewError> {
+        if pos.0 + len <= self.published().0 { Ok(()) } else { Err(self.out_of_range(pos, len)) }
+    }
+
+    fn out_of_range(&self, pos: LogPos, len: u64) -> ViewError {
+        let first = self.shared.inner.read().first.pos;
+        ViewError::OutOfRange { pos, len, first, end: self.published() }
+    }
+
+    /// Damage, unless a truncation took the range away while it was being read.
+    fn corrupt(&self, pos: LogPos, len: usize, reason: NotNext) -> ViewError {
+        if let Err(error) = self.still_there(pos, len as u64) {
+            return error;
+        }
+        let base = self.shared.layout.base_of(pos);
+        ViewError::Corrupt { path: segment_path(&self.shared.dir, base), at: pos.0 - base.0, pos, reason }
+    }
+
+    fn io_error(&self, error: ScanError) -> ViewError {
+        ViewError::Io { path: segment_path(&self.shared.dir, error.base), at: error.at, source: error.source }
+    }
+}
+
+enum FramesState {
+    From(u64),
+    After(FramePos),
+    Done,
 }
 
 /// Iterator of [`LogView::iter`]. Ends after the first error.
 pub struct Frames {
     view: LogView,
-    next_index: u64,
-    prev: Option<FramePos>,
+    state: FramesState,
 }
 
 impl Iterator for Frames {
     type Item = Result<Frame, ViewError>;
+
     fn next(&mut self) -> Option<Self::Item> {
-        let _ = (&self.view, self.next_index, self.prev);
-        unimplemented!("view")
+        let frame = match self.state {
+            FramesState::From(index) => {
+                let mut scanner = self.view.scanner();
+                match self.view.find_with(&mut scanner, index) {
+                    Ok(Some(at)) => self.view.load_at(&mut scanner, &at).map(Some),
+                    Ok(None) => Ok(None),
+                    Err(error) => Err(error),
+                }
+            }
+            FramesState::After(prev) => self.view.frame_after(&prev),
+            FramesState::Done => Ok(None),
+        };
+        self.state = match &frame {
+            Ok(Some(frame)) => FramesState::After(frame.at),
+            _ => FramesState::Done,
+        };
+        frame.transpose()
     }
 }
