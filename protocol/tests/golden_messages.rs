@@ -88,7 +88,7 @@ fn a_batch() {
     let bytes = hex_vectors(FILE, "batch.body.2msgs");
     let elements: Vec<_> = BatchElements::new(&bytes).map(Result::unwrap).collect();
     assert_eq!(elements.len(), 2);
-    assert_eq!((elements[0].flag, elements[0].body), (3, &b"one"[..]));
+    assert_eq!((elements[0].flag, elements[0].body), (0, &b"one"[..]));
     assert_eq!(properties::get(elements[0].properties, "TAGS"), Some("TagA"));
     assert_eq!(elements[1], BatchElement { flag: 0, body: b"two", properties: "WAIT\u{1}true\u{2}" });
     let mut made = BytesMut::new();

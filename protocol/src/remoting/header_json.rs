@@ -414,7 +414,7 @@ fn put_int(value: i32, dst: &mut BytesMut) {
     write!(dst, "{value}").expect("a BytesMut grows as needed");
 }
 
-/// Appends `text` as a JSON string: quotes, backslashes and control characters escaped, all else as it is.
+/// Appends `text` as a JSON string: quotes, backslashes and control characters escaped in the shortest form, all else as it is.
 fn put_string(text: &str, dst: &mut BytesMut) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     dst.put_u8(b'"');
@@ -428,6 +428,11 @@ fn put_string(text: &str, dst: &mut BytesMut) {
         plain_from = at + 1;
         match byte {
             b'"' | b'\\' => dst.put_slice(&[b'\\', *byte]),
+            b'\n' => dst.put_slice(b"\\n"),
+            b'\r' => dst.put_slice(b"\\r"),
+            b'\t' => dst.put_slice(b"\\t"),
+            0x8 => dst.put_slice(b"\\b"),
+            0xC => dst.put_slice(b"\\f"),
             _ => dst.put_slice(&[b'\\', b'u', b'0', b'0', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]),
         }
     }
