@@ -6,7 +6,7 @@
 //! call. Never writes.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{Error as RaftError, GetEntriesContext, RaftState, StorageError};
@@ -16,7 +16,7 @@ use crate::log::frame::{HEADER_LEN, Header, Layout, make_header};
 use crate::log::view::LogView;
 use crate::log::writer::FrameBytes;
 use crate::transport::codec::WireFrame;
-use crate::types::{FramePos, LogPos};
+use crate::types::FramePos;
 
 /// Bytes that one call reads from disk for a lagging follower; the raft loop waits for it. At 1 MiB that is below a
 /// millisecond from the page cache and some milliseconds from a disk.
@@ -69,7 +69,7 @@ pub(crate) struct GroupStorage {
     prepared: VecDeque<FrameBytes>,
     view: LogView,
     /// Headers of entries read from disk in this round, for the peer encoder.
-    cold: RefCell<Vec<(u64, u64, [u8; HEADER_LEN])>>,
+    cold: RefCell<HashMap<u64, (u64, [u8; HEADER_LEN])>>,
 }
 
 impl GroupStorage {
@@ -96,7 +96,7 @@ impl GroupStorage {
             tail,
             prepared: VecDeque::new(),
             view,
-            cold: RefCell::new(Vec::new()),
+            cold: RefCell::new(HashMap::new()),
         }
     }
 
@@ -210,26 +210,14 @@ impl GroupStorage {
         }
     }
 
-    /// End position of the log up to and including `index`: for lag in bytes. Cached entries only; below the cache
-    /// the start of the cache is the answer, which makes a lag look smaller only where it no longer matters.
-    pub(crate) fn end_of(&self, index: u64) -> LogPos {
-        if index >= self.tail.index {
-            return self.tail.end();
-        }
-        match self.cached(index) {
-            Some(cached) => cached.frame.at.end(),
-            None => self.cache.front().map_or(self.tail.end(), |cached| cached.frame.at.pos),
-        }
-    }
-
     /// The raw frame of an entry that is about to be sent to a peer.
     pub(crate) fn wire_frame(&self, entry: &Entry) -> Result<WireFrame, StorageFailure> {
         if let Some(cached) = self.cached(entry.index).filter(|cached| cached.entry.term == entry.term) {
             return Ok(WireFrame { header: cached.frame.header, payload: cached.frame.payload.clone() });
         }
         let cold = self.cold.borrow();
-        let found = cold.iter().find(|(index, term, _)| (*index, *term) == (entry.index, entry.term));
-        let (_, _, header) = found.ok_or_else(|| StorageFailure::Lookup {
+        let found = cold.get(&entry.index).filter(|(term, _)| *term == entry.term);
+        let (_, header) = found.ok_or_else(|| StorageFailure::Lookup {
             index: entry.index,
             reason: "it was sent without having been read".into(),
         })?;
@@ -256,7 +244,7 @@ impl GroupStorage {
 
     /// Entries `low..high` from disk, at least one, at most about `max` bytes.
     fn read_cold(&self, low: u64, high: u64, max: u64, out: &mut Vec<Entry>) -> Result<(), String> {
-        let frames = self.view.frames(low, max as usize).map_err(|error| error.to_string())?;
+        let frames = self.view.frames(low, max).map_err(|error| error.to_string())?;
         let mut cold = self.cold.borrow_mut();
         for frame in frames {
             let index = frame.at.index;
@@ -267,7 +255,7 @@ impl GroupStorage {
                 return Err(format!("entry {index} where {} was expected", low + out.len() as u64));
             }
             let header = Header::of_frame(&frame).to_bytes();
-            cold.push((index, frame.at.term, header));
+            cold.insert(index, (frame.at.term, header));
             out.push(entry::entry_of_frame(&frame).map_err(|error| error.to_string())?);
         }
         if out.is_empty() { Err(format!("entry {low} is not in the log")) } else { Ok(()) }

@@ -37,9 +37,9 @@ use crate::storage::{GroupStorage, LogStart, StorageFailure};
 use crate::transport::codec::PeerMessage;
 use crate::types::{Frame, FramePos, GroupId, LogPos, RaftId};
 
-/// raft-rs draws its election time-outs from a generator that cannot be seeded. With this one-tick range every reset
-/// is visible as exactly this value, and is replaced by a draw of our own.
-const UNDRAWN_ELECTION_TICKS: usize = 1 << 30;
+/// raft-rs draws its election time-outs from a generator that cannot be seeded. It is given one that never runs out,
+/// and [`GroupCore::tick`] starts the campaigns itself, after a time of its own drawing.
+const ELECTION_TICKS_NEVER: usize = 1 << 30;
 
 /// Byte limits and times of a group. `Default` is production.
 #[derive(Debug, Clone)]
@@ -269,6 +269,9 @@ pub struct GroupCore<S: Stamper> {
     raft: RawNode<GroupStorage>,
     stamper: S,
     rng: SmallRng,
+    /// Ticks without a leader after which this replica campaigns, and what they were drawn for.
+    campaign_after: usize,
+    drawn_for: (u64, StateRole, RaftId),
     clock: Clock,
 
     leadership: Leadership,
@@ -299,6 +302,7 @@ pub struct GroupCore<S: Stamper> {
     last_number: u64,
 
     applied: FramePos,
+    committed_at: FramePos,
     handed_to_apply: u64,
     /// Committed entries not yet handed to apply: behind a membership change whose commit is not durable yet.
     backlog: ready::Backlog,
@@ -357,8 +361,8 @@ impl<S: Stamper> GroupCore<S> {
             id: raft_id,
             election_tick: tuning.election_ticks,
             heartbeat_tick: tuning.heartbeat_ticks,
-            min_election_tick: UNDRAWN_ELECTION_TICKS,
-            max_election_tick: UNDRAWN_ELECTION_TICKS + 1,
+            min_election_tick: ELECTION_TICKS_NEVER,
+            max_election_tick: ELECTION_TICKS_NEVER + 1,
             applied: applied.at.index,
             max_size_per_msg: tuning.message_bytes_max,
             max_inflight_msgs: tuning.inflight_max,
@@ -379,6 +383,8 @@ impl<S: Stamper> GroupCore<S> {
             raft,
             stamper,
             rng: SmallRng::seed_from_u64(seed),
+            campaign_after: 0,
+            drawn_for: (u64::MAX, StateRole::Follower, 0),
             clock,
             leadership: Leadership::None,
             role: RoleView { role: Role::Follower, term, leader: None },
@@ -398,6 +404,7 @@ impl<S: Stamper> GroupCore<S> {
             votes_in_flight: BTreeSet::new(),
             last_number: 0,
             applied: applied.at,
+            committed_at: applied.at,
             handed_to_apply: applied.at.index,
             backlog: VecDeque::new(),
             conf_indexes,
@@ -410,14 +417,17 @@ impl<S: Stamper> GroupCore<S> {
             tuning,
         };
         core.draw_election_timeout();
+        core.locate_commit()?;
         Ok(core)
     }
 
-    /// Replaces a time-out that raft-rs has just reset by one of our own drawing.
+    /// Draws a new election time-out where raft-rs resets its own: at every change of term, role or leader.
     fn draw_election_timeout(&mut self) {
-        if self.raft.raft.randomized_election_timeout() == UNDRAWN_ELECTION_TICKS {
-            let ticks = self.rng.random_range(self.tuning.campaign_ticks.clone());
-            self.raft.raft.set_randomized_election_timeout(ticks);
+        let raft = &self.raft.raft;
+        let standing = (raft.term, raft.state, raft.leader_id);
+        if standing != self.drawn_for {
+            self.drawn_for = standing;
+            self.campaign_after = self.rng.random_range(self.tuning.campaign_ticks.clone());
         }
     }
 
@@ -430,6 +440,14 @@ impl<S: Stamper> GroupCore<S> {
         }
         self.raft.tick();
         self.draw_election_timeout();
+        let raft = &mut self.raft.raft;
+        if raft.state != StateRole::Leader && raft.election_elapsed >= self.campaign_after && raft.promotable() {
+            raft.election_elapsed = 0;
+            self.campaign_after = self.rng.random_range(self.tuning.campaign_ticks.clone());
+            // Refused while a membership change waits to be applied; the next time-out tries again.
+            let _ = self.raft.campaign();
+            self.draw_election_timeout();
+        }
     }
 
     /// A message of a peer. Messages for someone else, of strangers, or about more than this replica can take now are
@@ -501,8 +519,9 @@ impl<S: Stamper> GroupCore<S> {
 
     /// log-io has made everything up to this task durable. `durable` is the last durable frame.
     pub fn written(&mut self, number: u64, durable: FramePos) {
-        self.in_flight.remove(&number);
-        self.votes_in_flight.remove(&number);
+        // Merged jobs are reported by the last one.
+        self.in_flight = self.in_flight.split_off(&(number + 1));
+        self.votes_in_flight = self.votes_in_flight.split_off(&(number + 1));
         self.durable = durable;
         for entry in &mut self.unsettled {
             if entry.number <= number {
@@ -519,8 +538,16 @@ impl<S: Stamper> GroupCore<S> {
     }
 
     fn apply_lag_bytes(&self) -> u64 {
-        let committed = self.raft.store().end_of(self.raft.raft.raft_log.committed);
-        committed.0.saturating_sub(self.applied.end().0)
+        self.committed_at.end().0.saturating_sub(self.applied.end().0)
+    }
+
+    /// Keeps the place of the commit index, which limits in bytes are measured from.
+    fn locate_commit(&mut self) -> Result<(), GroupError> {
+        let committed = self.raft.raft.raft_log.committed;
+        if committed != self.committed_at.index {
+            self.committed_at = self.raft.store().frame_at(committed).map_err(|failure| self.placement(failure))?;
+        }
+        Ok(())
     }
 
     fn known_leader(&self) -> Option<RaftId> {
@@ -610,6 +637,7 @@ impl<S: Stamper> GroupCore<S> {
         }
         tracing::info!(group = %self.group, term = self.raft.raft.term, "leadership ended");
         self.leadership = Leadership::None;
+        self.own_command = None;
         self.raft.mut_store().drop_prepared();
         let outcome = Outcome::NotLeader { leader: self.known_leader(), term: self.raft.raft.term };
         out.done.extend(self.queue.drain(..).map(|proposal| (proposal.ticket, outcome.clone_unanswered())));

@@ -28,6 +28,7 @@ impl<S: Stamper> GroupCore<S> {
             let handed = self.handed_to_apply;
             self.drain_backlog(out)?;
             progress |= handed != self.handed_to_apply;
+            self.locate_commit()?;
             self.draw_election_timeout();
             if !progress && !self.raft.has_ready() {
                 return Ok(());

@@ -45,8 +45,7 @@ impl<S: Stamper> GroupCore<S> {
         let Leadership::Serving { term } = self.leadership else {
             return false;
         };
-        let committed = self.raft.raft.raft_log.committed;
-        let uncommitted = self.raft.store().tail().end().0 - self.raft.store().end_of(committed).0;
+        let uncommitted = self.raft.store().tail().end().0 - self.committed_at.end().0;
         if self.raft.raft.lead_transferee.is_some()
             || uncommitted > self.tuning.uncommitted_bytes_max
             || self.apply_lag_bytes() > self.tuning.apply_lag_bytes_max

@@ -1,0 +1,298 @@
+//! Real threads, sockets and files in one process: would a group of nodes elect, replicate, survive the stop of a
+//! leader, and leave byte-identical logs? (Crashes and power cuts are the simulator's; real processes are in `tests/`.)
+
+use std::collections::VecDeque;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use ledgermq_dledger::fs::OsFs;
+use ledgermq_dledger::group::GroupTuning;
+use ledgermq_dledger::log::meta::{GroupConstants, Identity, Member};
+use ledgermq_dledger::{
+    AppliedState, ApplyError, Completions, Frame, FrameKind, FramePos, GroupHandle, GroupId, GroupSetup, LogPos,
+    MemberAddress, Membership, Node, NodeConfig, Outcome, Proposal, Stamper, StateMachine, Verdict, replica,
+};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+/// Payloads are stored as they come; the answer is their position.
+struct Plain;
+
+impl Stamper for Plain {
+    type Item = (Bytes, u64);
+    type Ticket = oneshot::Sender<Outcome<u64>>;
+    type Answer = u64;
+
+    fn kind(&self, _item: &Self::Item) -> FrameKind {
+        FrameKind::Messages
+    }
+    fn admit(&mut self, item: &mut Self::Item, _index: u64, _now_ms: u64) -> Verdict<u64> {
+        Verdict::Take { len: item.0.len(), records: 1 }
+    }
+    fn precede(&mut self, _item: &mut Self::Item, _index: u64, _now_ms: u64) -> Bytes {
+        unreachable!("nothing asks for it")
+    }
+    fn write(&mut self, item: &mut Self::Item, at: LogPos, out: &mut BytesMut) {
+        item.1 = at.0;
+        out.extend_from_slice(&item.0);
+    }
+    fn answer(&mut self, item: Self::Item, _index: u64) -> u64 {
+        item.1
+    }
+    fn begin(&mut self, _term: u64) -> Option<Bytes> {
+        None
+    }
+    fn end(&mut self) {}
+}
+
+#[derive(Default)]
+struct Kept {
+    applied: FramePos,
+    payloads: Vec<Bytes>,
+}
+
+/// Keeps everything in memory: each start replays the whole log through Raft.
+struct Memory(Arc<Mutex<Kept>>);
+
+impl StateMachine for Memory {
+    fn applied(&self) -> AppliedState {
+        AppliedState { at: self.0.lock().applied, membership: None }
+    }
+    fn replay_from(&self) -> u64 {
+        self.0.lock().applied.index
+    }
+    fn apply(&mut self, frame: &Frame) -> Result<(), ApplyError> {
+        self.0.lock().payloads.push(frame.payload.clone());
+        Ok(())
+    }
+    fn commit_round(&mut self, applied: FramePos, _membership: Option<&Membership>) -> Result<(), ApplyError> {
+        self.0.lock().applied = applied;
+        Ok(())
+    }
+    fn flush(&mut self) -> Result<(), ApplyError> {
+        Ok(())
+    }
+    fn flush_due(&self) -> bool {
+        false
+    }
+    fn digest(&self) -> Result<u64, ApplyError> {
+        Ok(self.0.lock().payloads.len() as u64)
+    }
+}
+
+struct Answers;
+
+impl Completions<Plain> for Answers {
+    fn complete(&mut self, done: &mut Vec<(oneshot::Sender<Outcome<u64>>, Outcome<u64>)>) {
+        for (ticket, outcome) in done.drain(..) {
+            let _ = ticket.send(outcome);
+        }
+    }
+}
+
+struct Member3 {
+    dir: PathBuf,
+    listen: SocketAddr,
+    kept: Arc<Mutex<Kept>>,
+    running: Option<(Node<Memory>, GroupHandle<Plain>)>,
+}
+
+struct Cluster {
+    cluster_id: Uuid,
+    group: GroupId,
+    nodes: Vec<Member3>,
+    _dir: tempfile::TempDir,
+}
+
+fn free_addresses(count: usize) -> Vec<SocketAddr> {
+    let held: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    held.iter().map(|listener| listener.local_addr().unwrap()).collect()
+}
+
+impl Cluster {
+    fn new(size: u64) -> Cluster {
+        let dir = tempfile::tempdir().unwrap();
+        let (cluster_id, group) = (Uuid::new_v4(), GroupId(Uuid::new_v4()));
+        let members: Vec<_> = (1..=size).map(|raft_id| Member { raft_id, replica: Uuid::new_v4() }).collect();
+        let fs: Arc<dyn ledgermq_dledger::fs::Fs> = Arc::new(OsFs);
+        let addresses = free_addresses(size as usize);
+        let nodes = members.iter().zip(addresses).map(|(member, listen)| {
+            let dir = dir.path().join(member.raft_id.to_string());
+            let identity = Identity { cluster_id, group, replica: member.replica, raft_id: member.raft_id };
+            let constants = GroupConstants { segment_size: 1 << 20, format: 1 };
+            std::fs::create_dir_all(&dir).unwrap();
+            replica::create(&fs, &dir, identity, constants, members.clone()).unwrap();
+            Member3 { dir, listen, kept: Arc::default(), running: None }
+        });
+        let nodes = nodes.collect();
+        let mut cluster = Cluster { cluster_id, group, nodes, _dir: dir };
+        (0..size as usize).for_each(|n| cluster.start(n));
+        cluster
+    }
+
+    fn start(&mut self, n: usize) {
+        let members = self
+            .nodes
+            .iter()
+            .enumerate()
+            .map(|(n, node)| MemberAddress { raft_id: n as u64 + 1, address: node.listen.to_string() });
+        let members = members.collect();
+        let node = &mut self.nodes[n];
+        *node.kept.lock() = Kept::default();
+        let kept = Arc::clone(&node.kept);
+        let setup = GroupSetup {
+            group: self.group,
+            dir: node.dir.clone(),
+            members,
+            tuning: GroupTuning::default(),
+            completions: Box::new(Answers),
+            layer: Box::new(move |_, _| Ok((Plain, Memory(kept)))),
+        };
+        let config = NodeConfig { cluster_id: self.cluster_id, listen: node.listen, fs: Arc::new(OsFs) };
+        let (running, mut handles) = Node::start(config, vec![setup]).unwrap();
+        node.running = Some((running, handles.remove(0)));
+    }
+
+    fn stop(&mut self, n: usize) {
+        self.nodes[n].running.take().unwrap().0.stop().unwrap();
+    }
+
+    fn handle(&self, n: usize) -> &GroupHandle<Plain> {
+        &self.nodes[n].running.as_ref().unwrap().1
+    }
+
+    fn running(&self) -> impl Iterator<Item = usize> {
+        (0..self.nodes.len()).filter(|n| self.nodes[*n].running.is_some())
+    }
+
+    /// Waits for a leader that serves.
+    fn leader(&self) -> usize {
+        self.await_that("a leader that serves", || self.running().find(|n| self.handle(*n).role().serves()))
+    }
+
+    fn await_that<T>(&self, what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+        let until = Instant::now() + Duration::from_secs(20);
+        loop {
+            if let Some(value) = ready() {
+                return value;
+            }
+            assert!(Instant::now() < until, "{what} did not come");
+            std::thread::yield_now();
+        }
+    }
+
+    /// Sends until each payload is acknowledged, following the leader; returns position and payload.
+    fn send_all(&self, payloads: impl Iterator<Item = Bytes>) -> Vec<(u64, Bytes)> {
+        let mut acked = Vec::new();
+        let mut waiting = VecDeque::new();
+        let mut left: VecDeque<Bytes> = payloads.collect();
+        while !left.is_empty() || !waiting.is_empty() {
+            let leader = self.leader();
+            while let Some(payload) = left.pop_front() {
+                let (ticket, outcome) = oneshot::channel();
+                let size_hint = payload.len();
+                let proposal = Proposal { item: (payload.clone(), 0), ticket, size_hint };
+                match self.handle(leader).propose(proposal) {
+                    Ok(()) => waiting.push_back((payload, outcome)),
+                    Err(_) => {
+                        left.push_front(payload);
+                        break;
+                    }
+                }
+            }
+            while let Some((payload, outcome)) = waiting.pop_front() {
+                match outcome.blocking_recv() {
+                    Ok(Outcome::Answered(at)) => acked.push((at, payload)),
+                    _ => left.push_back(payload),
+                }
+            }
+        }
+        acked
+    }
+
+    fn await_equal(&self) -> u64 {
+        let commit = self.handle(self.leader()).commit_index();
+        self.await_that("apply on all", || {
+            self.running().all(|n| self.handle(n).applied_index() >= commit).then_some(commit)
+        })
+    }
+}
+
+fn payload(n: u64) -> Bytes {
+    let mut bytes = vec![n as u8; 100 + (n % 900) as usize];
+    bytes[..8].copy_from_slice(&n.to_le_bytes());
+    bytes.into()
+}
+
+fn segments(dir: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut names: Vec<_> = std::fs::read_dir(dir.join("log"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.len() == 20)
+        .collect();
+    names.sort();
+    names.into_iter().map(|name| (name.clone(), std::fs::read(dir.join("log").join(name)).unwrap())).collect()
+}
+
+/// Acknowledged payloads are where the answer said, on all replicas, after two changes of leader.
+#[test]
+fn three_nodes_keep_what_they_acknowledge() {
+    let mut cluster = Cluster::new(3);
+    let mut acked = cluster.send_all((0..2_000).map(payload));
+    let old = cluster.leader();
+    cluster.stop(old);
+    acked.extend(cluster.send_all((2_000..4_000).map(payload)));
+    cluster.start(old);
+    let second = cluster.leader();
+    cluster.stop(second);
+    acked.extend(cluster.send_all((4_000..5_000).map(payload)));
+    cluster.start(second);
+    cluster.await_equal();
+    assert_eq!(acked.len(), 5_000);
+    for n in 0..3 {
+        for (at, payload) in &acked {
+            let read = cluster.handle(n).reader().read(LogPos(*at), payload.len()).unwrap();
+            assert_eq!(&read, payload, "node {n} at {at}");
+        }
+    }
+    let records = cluster.nodes.iter().map(|node| node.kept.lock().payloads.len()).collect::<Vec<_>>();
+    assert!(records.iter().all(|count| *count == records[0]), "replicas applied {records:?} frames");
+    (0..3).for_each(|n| cluster.stop(n));
+    let logs: Vec<_> = cluster.nodes.iter().map(|node| segments(&node.dir)).collect();
+    for other in &logs[1..] {
+        let common = logs[0].len().min(other.len());
+        assert!(common >= 2, "the log should have rolled");
+        assert!(logs[0][..common - 1] == other[..common - 1], "full segments differ");
+    }
+}
+
+/// A group of one is a valid shape: it leads by itself and restarts from its own log.
+#[test]
+fn a_group_of_one_restarts_from_its_log() {
+    let mut cluster = Cluster::new(1);
+    let acked = cluster.send_all((0..500).map(payload));
+    cluster.stop(0);
+    cluster.start(0);
+    cluster.leader();
+    cluster.await_equal();
+    for (at, payload) in &acked {
+        assert_eq!(&cluster.handle(0).reader().read(LogPos(*at), payload.len()).unwrap(), payload);
+    }
+}
+
+/// A read barrier is reached on the leader and refused elsewhere.
+#[test]
+fn only_the_leader_gives_read_barriers() {
+    let cluster = Cluster::new(3);
+    cluster.send_all((0..10).map(payload));
+    let leader = cluster.leader();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for n in 0..3 {
+        let barrier = runtime.block_on(cluster.handle(n).read_barrier());
+        assert_eq!(barrier.is_ok(), n == leader, "node {n}: {barrier:?}");
+    }
+}
