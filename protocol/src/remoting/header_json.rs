@@ -439,3 +439,69 @@ fn put_string(text: &str, dst: &mut BytesMut) {
     dst.put_slice(&bytes[plain_from..]);
     dst.put_u8(b'"');
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::remoting::ext_fields::ExtLimit;
+
+    fn read(header: &str) -> (RemotingCommand, Result<(), Rejected>) {
+        let mut command = RemotingCommand::default();
+        let outcome = decode(header.as_bytes(), &mut command);
+        (command, outcome)
+    }
+
+    fn error(header: &str) -> (HeaderError, bool) {
+        let rejected = read(header).1.map(|()| header.to_owned()).expect_err("a bad header was taken");
+        (rejected.error, rejected.opaque_known)
+    }
+
+    /// What other libraries send and Java takes, we take.
+    #[test]
+    fn lenient_where_java_is() {
+        let (command, outcome) = read(
+            r#" {"opaque":"7","x":{"y":[1,{"z":"}"}]},"code":200050,"language":"KLINGON","version":317,"remark":null,
+                "extFields":{"n":-12,"b":true,"skip":null,"u":"\u0001\u00e9\ud83d\ude00\/","a":"1","a":"2"}} "#,
+        );
+        assert!(outcome.is_ok());
+        assert_eq!((command.code, command.opaque, command.version), (200_050, 7, 317));
+        assert_eq!((command.language, command.remark), (Language::Other, None));
+        let fields: Vec<_> = command.ext.iter().collect();
+        assert_eq!(fields, [("n", "-12"), ("b", "true"), ("u", "\u{1}é😀/"), ("a", "2")]);
+        assert_eq!(read(r#"{"code":1,"opaque":2,"extFields":null}"#).0.ext.len(), 0);
+    }
+
+    /// A request whose fields are wrong can still be answered, since its id is read; text that is no JSON cannot.
+    #[test]
+    fn wrong_values_are_told_from_broken_text() {
+        let nested = r#"{"extFields":{"a":{"b":1},"c":"d"},"code":1,"opaque":2}"#;
+        let problem = "holds a value that is not a string";
+        assert_eq!(error(nested), (HeaderError::Field { field: "extFields", problem }, true));
+        let many: Vec<_> = (0..300).map(|n| format!("\"{n}\":\"\"")).collect();
+        let many = format!("{{\"code\":1,\"extFields\":{{{}}},\"opaque\":2}}", many.join(","));
+        assert_eq!(error(&many), (HeaderError::Ext(ExtLimit::Count), true));
+        assert_eq!(error(r#"{"code":1}"#), (HeaderError::Missing("opaque"), false));
+        assert_eq!(error(r#"{"opaque":1}"#), (HeaderError::Missing("code"), true));
+        let problem = "is not a 32-bit integer";
+        assert_eq!(error(r#"{"code":2147483648,"opaque":1}"#), (HeaderError::Field { field: "code", problem }, true));
+        assert_eq!(error(r#"{"code":1,"opaque":[]}"#), (HeaderError::Field { field: "opaque", problem }, false));
+        for broken in
+            ["", "{", "[]", r#"{"code":1,"opaque":2"#, r#"{"code":1,"opaque":2}x"#, r#"{"code":1,}"#, r#"{"a":tru}"#]
+        {
+            assert!(matches!(error(broken).0, HeaderError::Json { .. }), "{broken}");
+        }
+        for escape in [r"\x", r"\u12", r"\ud800", r"\ud800\u0041", r"\udc00", r"\u+123"] {
+            let header = format!(r#"{{"code":1,"opaque":2,"remark":"{escape}"}}"#);
+            assert!(matches!(error(&header).0, HeaderError::Json { .. }), "{escape}");
+        }
+    }
+
+    /// Skipping what we do not know recurses: without a bound a header could exhaust the stack.
+    #[test]
+    fn nesting_is_bounded() {
+        for open in ["[", "{\"a\":"] {
+            let header = format!("{{\"x\":{}", open.repeat(60_000));
+            assert!(matches!(error(&header).0, HeaderError::Json { problem: "nested too deep", .. }));
+        }
+    }
+}
