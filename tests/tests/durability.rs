@@ -1,0 +1,212 @@
+//! That SEND_OK means: synced on a majority. Syncs are delayed, disabled and failed; disks lose their power.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use ledgermq_tests::alone;
+use ledgermq_tests::checker::{Expect, Report, check};
+use ledgermq_tests::cluster::{Cluster, NODES, Node, PATIENCE, POLL, alive, report};
+use ledgermq_tests::fault::{ALL_SYNCS, Disks, Strace};
+use ledgermq_tests::load::{self, Load, Plan, lone_send};
+use ledgermq_tests::replicas;
+use ledgermq_tests::wire::Connection;
+
+/// The delay that strace adds to each `fdatasync`, in microseconds.
+const DELAY_US: u64 = 500_000;
+
+/// Lone sends in each setting.
+const LONE_SENDS: usize = 4;
+
+/// Times of lone sends while the `fdatasync` of these nodes is delayed.
+fn lone_sends(leader: &Node, delayed: &[&Node], name: &str) -> Result<Vec<Duration>> {
+    let mut straces = Vec::new();
+    for node in delayed {
+        straces.push(Strace::attach(node.pid, "fdatasync", &format!("delay_exit={DELAY_US}"))?);
+    }
+    let mut connection = Connection::open(leader.address())?;
+    let mut times = Vec::new();
+    for n in 0..LONE_SENDS {
+        // Lone: whatever the send before left to be synced is synced.
+        std::thread::sleep(Duration::from_micros(2 * DELAY_US));
+        times.push(lone_send(&mut connection, "lone", &format!("{name}-{n}"))?);
+    }
+    for strace in straces {
+        ensure!(strace.injected()? > 0, "no fdatasync was delayed ({name})");
+        strace.detach()?;
+    }
+    report(&format!("lone sends, fdatasync delayed on {name}: {times:?}"));
+    Ok(times)
+}
+
+/// Would break: an acknowledgement before the sync of a majority, or one that waits for more than a majority.
+#[test]
+fn a_lone_send_waits_for_the_sync_of_a_majority_and_for_no_more() {
+    let cluster = Cluster::start().unwrap();
+    let leader = cluster.await_leader(None).unwrap();
+    let followers: Vec<Node> = cluster.nodes().unwrap().into_iter().filter(|n| n.id != leader.id).collect();
+    lone_send(&mut Connection::open(leader.address()).unwrap(), "lone", "first").unwrap();
+
+    let slow = Duration::from_micros(DELAY_US);
+    let quick = Duration::from_millis(250);
+    for (name, delayed) in [("the leader", &leader), ("a follower", &followers[0])] {
+        let times = lone_sends(&leader, &[delayed], name).unwrap();
+        assert!(times.iter().all(|time| *time < quick), "{name}: {times:?}");
+    }
+    let settings =
+        [("both followers", [&followers[0], &followers[1]]), ("leader and follower", [&leader, &followers[1]])];
+    for (name, delayed) in settings {
+        let times = lone_sends(&leader, &delayed, name).unwrap();
+        assert!(times.iter().all(|time| *time >= slow), "{name}: {times:?}");
+    }
+    assert_eq!(cluster.leader().unwrap().id, leader.id, "a slow disk is no reason for an election");
+}
+
+/// One power cut of all nodes under load, and what clients find afterwards.
+struct PowerCut {
+    cluster: Cluster,
+    disks: Disks,
+    histories: Vec<PathBuf>,
+    folder: tempfile::TempDir,
+    _alone: alone::Alone,
+}
+
+impl PowerCut {
+    const TOPIC: &str = "power";
+
+    fn start() -> Result<PowerCut> {
+        let alone = alone::hold()?;
+        let disks = Disks::new()?;
+        let cluster = Cluster::start_in(disks.dir())?;
+        Ok(PowerCut { cluster, disks, histories: Vec::new(), folder: tempfile::tempdir()?, _alone: alone })
+    }
+
+    fn load(&self, round: usize) -> Result<Load> {
+        let dir = self.folder.path().join(round.to_string());
+        std::fs::create_dir(&dir)?;
+        let topic = format!("{}-{round}", PowerCut::TOPIC);
+        Load::start(self.cluster.namesrv(), &dir, &Plan { topic, producers: 6, size: 1024 })
+    }
+
+    /// Cuts the power of all disks under `load`, ends all nodes, and gives the power back.
+    fn cut(&mut self, load: Load) -> Result<()> {
+        self.disks.cut_power()?;
+        self.histories = load.stop()?;
+        for node in self.cluster.nodes()? {
+            // It may have ended by itself already: its disk answers EIO.
+            if node.pid != 0 && alive(node.pid)? {
+                self.cluster.kill(node.id)?;
+            }
+        }
+        self.disks.restore_power()
+    }
+
+    /// Starts all nodes on what their disks kept.
+    fn recover(&self) -> Result<()> {
+        for node in 1..=NODES {
+            self.cluster.restart(node)?;
+        }
+        self.cluster.await_leader(None).map(|_| ())
+    }
+
+    fn judge(&self, round: usize) -> Result<Report> {
+        let topic = format!("{}-{round}", PowerCut::TOPIC);
+        let history = load::history(&self.cluster, &topic, &self.histories)?;
+        Ok(check(&history, &Expect::default()))
+    }
+}
+
+impl Drop for PowerCut {
+    fn drop(&mut self) {
+        // The nodes must be gone before their disks are.
+        if let Ok(nodes) = self.cluster.nodes() {
+            for node in nodes.iter().filter(|n| n.pid != 0 && alive(n.pid).unwrap_or(false)) {
+                let _ = self.cluster.kill(node.id);
+            }
+        }
+    }
+}
+
+/// Messages acknowledged before each power cut.
+const BEFORE_POWER_CUT: u64 = 2_000;
+
+/// Would break: P1. All nodes lose their power at once, under load, again and again.
+#[test]
+fn nothing_acknowledged_is_lost_when_all_nodes_lose_their_power_at_once() {
+    const ROUNDS: usize = 3;
+    let mut power = PowerCut::start().unwrap();
+    for round in 0..ROUNDS {
+        let load = power.load(round).unwrap();
+        load.await_acked(BEFORE_POWER_CUT).unwrap();
+        power.cut(load).unwrap();
+        power.recover().unwrap();
+        let result = power.judge(round).unwrap();
+        report(&format!("power cut {round}: {result}"));
+        assert!(result.clean(), "{result}");
+        assert!(result.acked as u64 >= BEFORE_POWER_CUT);
+    }
+    replicas::judge(&mut power.cluster).unwrap();
+}
+
+/// Would break: the proof. With every sync turned into a no-op the same drill must end red, or a green one says nothing.
+#[test]
+fn the_same_power_cut_loses_messages_when_syncs_do_nothing() {
+    const RUNS: usize = 3;
+    // strace stops each system call of each node, so that a run acknowledges less in its time.
+    const BEFORE: u64 = 300;
+    for run in 0..RUNS {
+        let mut power = PowerCut::start().unwrap();
+        let nodes = power.cluster.nodes().unwrap();
+        let straces: Vec<Strace> =
+            nodes.iter().map(|node| Strace::attach(node.pid, ALL_SYNCS, "retval=0").unwrap()).collect();
+        let load = power.load(0).unwrap();
+        load.await_acked(BEFORE).unwrap();
+        for strace in &straces {
+            assert!(strace.injected().unwrap() > 0, "run {run}: a node asked for no sync");
+        }
+        power.cut(load).unwrap();
+        drop(straces);
+        match power.recover().and_then(|()| power.judge(0)) {
+            Err(why) => report(&format!("run {run} without syncs is red: {why:#}")),
+            Ok(result) => {
+                report(&format!("run {run} without syncs: {result}"));
+                assert!(
+                    !result.clean(),
+                    "run {run}: a power cut without syncs lost nothing, so the drill proves nothing"
+                );
+            }
+        }
+    }
+}
+
+/// Would break: going on after a failed sync. The node must end with a clear error, and acknowledge nothing by it; the
+/// others go on.
+#[test]
+fn a_failed_sync_ends_the_node_and_loses_nothing() {
+    let mut cluster = Cluster::start().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let load =
+        Load::start(cluster.namesrv(), dir.path(), &Plan { topic: "eio".into(), producers: 4, size: 1024 }).unwrap();
+    for role in ["leader", "follower"] {
+        load.await_acked(200).unwrap();
+        let leader = cluster.await_leader(None).unwrap();
+        let node = if role == "leader" { leader } else { cluster.follower().unwrap() };
+        let strace = Strace::attach(node.pid, "fdatasync", "error=EIO:when=1").unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while alive(node.pid).unwrap() {
+            assert!(Instant::now() < deadline, "the {role} goes on after a failed fdatasync");
+            std::thread::sleep(POLL);
+        }
+        drop(strace);
+        let log = cluster.log(node.id).unwrap().to_lowercase();
+        let words = log.contains("input/output error") || log.contains("os error 5");
+        assert!(words, "the {role} did not say why it ended");
+        load.await_acked(500).unwrap();
+        cluster.restart(node.id).unwrap();
+    }
+    load.await_acked(200).unwrap();
+    let history = load::history(&cluster, "eio", &load.stop().unwrap()).unwrap();
+    let result = check(&history, &Expect::default());
+    assert!(result.clean(), "{result}");
+    replicas::judge(&mut cluster).unwrap();
+}
