@@ -18,7 +18,7 @@ pub const JOB_BYTES_MAX: u64 = 8 << 20;
 /// What the thread is asked to do.
 pub(crate) enum IoRequest {
     /// A job of the group in this slot.
-    Write(usize, WriteTask),
+    Write(usize, Box<WriteTask>),
     /// End: everything before it is durable when the thread has ended.
     Stop,
 }
@@ -29,6 +29,16 @@ pub(crate) enum IoRequest {
 /// # Errors
 /// The disk failed: nothing may be retried, nothing more may leave this replica.
 pub fn carry_out(writer: &mut LogWriter, tasks: &[WriteTask]) -> io::Result<Option<(u64, FramePos)>> {
+    write(writer, tasks)?;
+    sync(writer, tasks)
+}
+
+/// The first half of [`carry_out`]: everything is written. The simulator lets time pass, and nodes die, between the
+/// halves.
+///
+/// # Errors
+/// As for [`carry_out`].
+pub(crate) fn write(writer: &mut LogWriter, tasks: &[WriteTask]) -> io::Result<()> {
     let mut unsynced = 0;
     for task in tasks {
         let bytes: u64 = task.job.frames.iter().map(|frame| u64::from(frame.at.len)).sum();
@@ -39,6 +49,14 @@ pub fn carry_out(writer: &mut LogWriter, tasks: &[WriteTask]) -> io::Result<Opti
         writer.write(&task.job)?;
         unsynced += bytes;
     }
+    Ok(())
+}
+
+/// The second half of [`carry_out`]: what was written is durable.
+///
+/// # Errors
+/// As for [`carry_out`].
+pub(crate) fn sync(writer: &mut LogWriter, tasks: &[WriteTask]) -> io::Result<Option<(u64, FramePos)>> {
     let Some(last) = tasks.last() else {
         return Ok(None);
     };
@@ -62,7 +80,7 @@ pub(crate) fn run(
         };
         for request in std::iter::once(first).chain(requests.try_iter()) {
             match request {
-                IoRequest::Write(slot, task) => waiting[slot].push(task),
+                IoRequest::Write(slot, task) => waiting[slot].push(*task),
                 IoRequest::Stop => stop = true,
             }
         }

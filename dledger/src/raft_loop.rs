@@ -265,7 +265,7 @@ impl<S: Stamper> RaftLoop<S> {
             }
             for task in out.writes.drain(..) {
                 // Log-io ends only after this loop.
-                let _ = self.channels.log_io.send(IoRequest::Write(slot, task));
+                let _ = self.channels.log_io.send(IoRequest::Write(slot, Box::new(task)));
             }
             for task in out.applies.drain(..) {
                 let _ = self.channels.apply.send(ApplyRequest::Apply(slot, task));

@@ -1,6 +1,8 @@
 //! Real threads, sockets and files in one process: would a group of nodes elect, replicate, survive the stop of a
 //! leader, and leave byte-identical logs? (Crashes and power cuts are the simulator's; real processes are in `tests/`.)
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
