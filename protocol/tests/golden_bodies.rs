@@ -22,7 +22,7 @@ const OLD_FILE: &str = include_str!("vectors/bodies.5.3.3-differences.json");
 /// Reads Java's text and writes it again.
 fn rewritten<B: Body>(name: &str) -> String {
     let body = B::from_json(text(FILE, name).as_bytes()).unwrap_or_else(|error| panic!("{name}: {error}"));
-    String::from_utf8(body.to_json().to_vec()).unwrap()
+    String::from_utf8(body.to_json().to_vec()).expect("JSON is UTF-8")
 }
 
 fn same<B: Body>(name: &str) {

@@ -10,7 +10,8 @@ use vectors::hex_vectors;
 fn decode(name: &str) -> RemotingCommand {
     let bytes = hex_vectors(include_str!("vectors/frames.hex.json"), name);
     let mut buf = BytesMut::from(&bytes[..]);
-    let command = frame::decode(&mut buf, &FrameLimits::default()).unwrap().unwrap();
+    let decoded = frame::decode(&mut buf, &FrameLimits::default());
+    let command = decoded.expect("a good header").expect("a whole frame");
     assert!(buf.is_empty(), "{name}: {} bytes left", buf.len());
     command
 }

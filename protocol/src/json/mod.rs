@@ -1,7 +1,7 @@
 //! JSON bodies: one way in and one way out for all of them.
 //!
 //! Java peers write JSON that is not quite: numbers as keys, whole objects as keys, null where a list belongs. [`Body::from_json`]
-//! first rewrites such text into standard JSON ([`fastjson`]), bounded in size and depth, and then hands it to serde. Unknown
+//! first rewrites such text into standard JSON (`fastjson`), bounded in size and depth, and then hands it to serde. Unknown
 //! members are ignored. Lists and maps are bounded while they are read: in sixteen megabytes of `{}` a million structs could hide.
 //! Out goes compact standard JSON, except for the maps of [`object_map`].
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 /// Names and texts of a vector file.
 pub(crate) fn names(file: &str) -> BTreeMap<String, String> {
-    serde_json::from_str(file).unwrap()
+    serde_json::from_str(file).expect("a vector file is a JSON object of texts")
 }
 
 /// The text called `name`.
@@ -21,5 +21,5 @@ pub(crate) fn hex_vectors(file: &str, name: &str) -> Vec<u8> {
 /// Bytes of a hex text.
 pub(crate) fn from_hex(hex: &str) -> Vec<u8> {
     assert!(hex.len().is_multiple_of(2));
-    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("two hex digits")).collect()
 }

@@ -151,7 +151,7 @@ impl<'a, T: Field<'a>> Field<'a> for Option<T> {
 macro_rules! headers {
     ($(
         $(#[$meta:meta])*
-        $name:ident { $($(#[$field_meta:meta])* $field:ident: $type:ty = $wire:literal,)* }
+        $name:ident { $($(#[$field_meta:meta])* $field:ident: $type:ty = $wire:expr,)* }
     )+) => {$(
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,9 +1,10 @@
 //! What brokers tell the name server.
 //!
 //! Ours use the official requests, so that an official broker can register at our name server and ours at an official one. What
-//! the official ones do not know travels in fields that they ignore: `ledgermq_group` (the Raft group's uuid) and `ledgermq_term`.
+//! the official ones do not know travels in fields that they ignore ([`crate::extension`]).
 
 use super::headers;
+use crate::extension::field;
 
 headers! {
     /// REGISTER_BROKER. The body is [`crate::register::RegisterBrokerBody`].
@@ -27,9 +28,9 @@ headers! {
         /// Checksum of the body as sent ([`crate::message::record::body_crc`]); 0 when it is not to be checked.
         body_crc32: Option<i32> = "bodyCrc32",
         /// Uuid of the Raft group. Ours only.
-        group_uuid: Option<String> = "ledgermq_group",
+        group_uuid: Option<String> = field::GROUP,
         /// Raft term in which the sender is (or follows) the leader. Ours only.
-        term: Option<i64> = "ledgermq_term",
+        term: Option<i64> = field::TERM,
     }
 
     /// The answer to REGISTER_BROKER.
@@ -51,9 +52,9 @@ headers! {
         /// Id under which it registered.
         broker_id: i64 = "brokerId",
         /// Uuid of the Raft group. Ours only.
-        group_uuid: Option<String> = "ledgermq_group",
+        group_uuid: Option<String> = field::GROUP,
         /// Raft term of the sender. Ours only.
-        term: Option<i64> = "ledgermq_term",
+        term: Option<i64> = field::TERM,
     }
 
     /// QUERY_DATA_VERSION. The body is [`crate::topic::DataVersion`], as is that of the answer.
@@ -93,8 +94,8 @@ headers! {
         /// How long the registration lives without a sign of life, ms. The reference spells it so.
         heartbeat_timeout_ms: Option<i64> = "heartbeatTimeoutMills",
         /// Uuid of the Raft group. Ours only.
-        group_uuid: Option<String> = "ledgermq_group",
+        group_uuid: Option<String> = field::GROUP,
         /// Raft term of the sender. Ours only.
-        term: Option<i64> = "ledgermq_term",
+        term: Option<i64> = field::TERM,
     }
 }
