@@ -86,7 +86,8 @@ struct OsFile {
 
 impl File for OsFile {
     fn write_at(&self, bufs: &[&[u8]], mut offset: u64) -> io::Result<()> {
-        let mut slices: Vec<IoSlice<'_>> = bufs.iter().filter(|buf| !buf.is_empty()).map(|buf| IoSlice::new(buf)).collect();
+        let mut slices: Vec<IoSlice<'_>> =
+            bufs.iter().filter(|buf| !buf.is_empty()).map(|buf| IoSlice::new(buf)).collect();
         let mut rest: &mut [IoSlice<'_>] = &mut slices;
         while !rest.is_empty() {
             let written = match rustix::io::pwritev(&self.file, &rest[..rest.len().min(IOV_MAX)], offset) {

@@ -379,7 +379,8 @@ pub fn make_header(
 /// The bytes that begin a blank: a header, or nothing when fewer than 48 bytes are left. All its other bytes are zero.
 pub fn blank_header(blank: Blank) -> Option<[u8; HEADER_LEN]> {
     let (pos, len) = blank;
-    (len >= HEADER_LEN as u64).then(|| Header::blank(pos, u32::try_from(len).expect("a blank is shorter than a frame")).encode(0))
+    (len >= HEADER_LEN as u64)
+        .then(|| Header::blank(pos, u32::try_from(len).expect("a blank is shorter than a frame")).encode(0))
 }
 
 #[cfg(test)]

@@ -100,13 +100,7 @@ impl FirstFrame {
 
     /// The frame before the first one, as a predecessor to place and chain from; its own bytes are gone.
     pub fn before(&self) -> FramePos {
-        FramePos {
-            index: self.index - 1,
-            term: self.prev_term,
-            pos: self.pos,
-            len: 0,
-            chain: self.prev_chain,
-        }
+        FramePos { index: self.index - 1, term: self.prev_term, pos: self.pos, len: 0, chain: self.prev_chain }
     }
 }
 
@@ -194,7 +188,9 @@ impl Meta {
         let flag = |on: bool, bit: u8| if on { bit } else { 0 };
         put(
             84,
-            &[flag(self.clean_shutdown, FLAG_CLEAN) | flag(self.async_flush, FLAG_ASYNC) | flag(self.suspect, FLAG_SUSPECT)],
+            &[flag(self.clean_shutdown, FLAG_CLEAN)
+                | flag(self.async_flush, FLAG_ASYNC)
+                | flag(self.suspect, FLAG_SUSPECT)],
         );
         put(88, self.boot_id.as_bytes());
         put(104, &self.term.to_le_bytes());
@@ -286,7 +282,8 @@ pub(super) fn decode_frame_pos(bytes: &[u8]) -> Option<FramePos> {
     let bytes: &[u8; 32] = bytes.first_chunk()?;
     let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
     let u32_at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
-    let at = FramePos { index: u64_at(0), term: u64_at(8), pos: LogPos(u64_at(16)), len: u32_at(24), chain: u32_at(28) };
+    let at =
+        FramePos { index: u64_at(0), term: u64_at(8), pos: LogPos(u64_at(16)), len: u32_at(24), chain: u32_at(28) };
     at.pos.0.checked_add(u64::from(at.len))?;
     at.index.checked_add(1)?;
     Some(at)
@@ -443,8 +440,7 @@ fn read_slots(file: &dyn File, path: &Path) -> Result<Slots, MetaError> {
     {
         return Err(MetaError::Mixed(path.to_owned()));
     }
-    let other_agrees =
-        matches!((&a, &b), (Some((_, a)), Some((_, b))) if (a.term, a.vote) == (b.term, b.vote));
+    let other_agrees = matches!((&a, &b), (Some((_, a)), Some((_, b))) if (a.term, a.vote) == (b.term, b.vote));
     let (slot, (seq, newest)) = match (a, b) {
         (Some(a), Some(b)) if b.0 > a.0 => (1, b),
         (Some(a), _) => (0, a),

@@ -147,11 +147,7 @@ pub(crate) fn recover_offline(fs: &Arc<dyn Fs>, dir: &Path, meta: &Meta) -> Resu
 fn recover_with(fs: &Arc<dyn Fs>, dir: &Path, meta: &Meta, mode: OpenMode) -> Result<Recovered, RecoveryError> {
     let layout = meta.constants.layout();
     if meta.durable.index + 1 < meta.first.index {
-        return Err(RecoveryError::Meta {
-            dir: dir.to_owned(),
-            durable: meta.durable.index,
-            first: meta.first.index,
-        });
+        return Err(RecoveryError::Meta { dir: dir.to_owned(), durable: meta.durable.index, first: meta.first.index });
     }
     let place = Place { dir, layout };
     let files = open_segments(fs, &place, meta, mode)?;
@@ -250,19 +246,10 @@ fn open_segments(
 }
 
 /// Makes durable what a killed process left in the page cache: names, and the content from the durable frame on.
-fn sync_unproven(
-    fs: &Arc<dyn Fs>,
-    place: &Place<'_>,
-    files: &SegmentFiles,
-    meta: &Meta,
-) -> Result<(), RecoveryError> {
+fn sync_unproven(fs: &Arc<dyn Fs>, place: &Place<'_>, files: &SegmentFiles, meta: &Meta) -> Result<(), RecoveryError> {
     let first_unproven = place.layout.base_of(meta.durable.end());
     for (base, file) in files.range(first_unproven..) {
-        file.sync_data().map_err(|source| RecoveryError::Io {
-            path: segment_path(place.dir, *base),
-            at: 0,
-            source,
-        })?;
+        file.sync_data().map_err(|source| RecoveryError::Io { path: segment_path(place.dir, *base), at: 0, source })?;
     }
     if !files.is_empty() {
         let log_dir = place.dir.join(LOG_DIR);

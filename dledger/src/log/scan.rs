@@ -123,11 +123,8 @@ impl<'a> Scanner<'a> {
         self.chunk.resize(want, 0);
         self.chunk_at = pos;
         let at = pos.0 - base.0;
-        let read = if self.uncached {
-            file.read_uncached_at(&mut self.chunk, at)
-        } else {
-            file.read_at(&mut self.chunk, at)
-        };
+        let read =
+            if self.uncached { file.read_uncached_at(&mut self.chunk, at) } else { file.read_at(&mut self.chunk, at) };
         let read = read.map_err(|source| {
             self.chunk = Vec::new();
             ScanError { base, at, source }

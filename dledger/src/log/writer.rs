@@ -198,7 +198,11 @@ impl LogWriter {
         if !plant::on(Bug::CommitHintAhead) {
             meta.commit_hint = meta.commit_hint.min(self.durable.index);
         }
-        if both_slots { self.meta_file.store_both(&meta)? } else { self.meta_file.store(&meta)? }
+        if both_slots {
+            self.meta_file.store_both(&meta)?
+        } else {
+            self.meta_file.store(&meta)?
+        }
         self.meta = meta;
         Ok(())
     }

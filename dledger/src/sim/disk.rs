@@ -226,6 +226,21 @@ impl SimFs {
         Some(state.files[&id].content.cached().to_vec())
     }
 
+    /// What a power cut that keeps nothing unsynced would leave of a range of a file; `None` when the file or a part of
+    /// the range would not be there.
+    pub fn durable(&self, path: &Path, offset: u64, len: usize) -> Option<Vec<u8>> {
+        let state = self.state.lock();
+        let content = &state.files.get(&state.names.durable_file(path)?)?.content;
+        let start = usize::try_from(offset).ok()?;
+        content.durable().get(start..start.checked_add(len)?).map(<[u8]>::to_vec)
+    }
+
+    /// Takes back faults that were planted and have not struck.
+    pub fn forget_faults(&self) {
+        let mut state = self.state.lock();
+        state.faults = Faults { capacity: state.faults.capacity, ..Faults::default() };
+    }
+
     /// All paths of files, sorted.
     pub fn paths(&self) -> Vec<PathBuf> {
         self.state.lock().names.files().map(|(path, _)| path.clone()).collect()
@@ -248,9 +263,7 @@ impl State {
     /// Drops files that no name, durable or not, leads to, unless a live handle does.
     fn forget_unnamed(&mut self, handles_died: bool) {
         let named = self.names.referenced();
-        self.files.retain(|id, file| {
-            named.contains(id) || (!handles_died && Arc::strong_count(&file.token) > 1)
-        });
+        self.files.retain(|id, file| named.contains(id) || (!handles_died && Arc::strong_count(&file.token) > 1));
     }
 
     fn check_on(&self) -> io::Result<()> {

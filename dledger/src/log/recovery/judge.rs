@@ -103,11 +103,7 @@ fn is_at_home(layout: &Layout, header: &Header, pos: LogPos) -> bool {
 
 /// How far a frame at home proves that something was written (its end when its payload is whole, else the end of its
 /// header), and where the search goes on.
-fn measure(
-    place: &Place<'_>,
-    scanner: &mut Scanner<'_>,
-    header: &Header,
-) -> Result<(LogPos, LogPos), RecoveryError> {
+fn measure(place: &Place<'_>, scanner: &mut Scanner<'_>, header: &Header) -> Result<(LogPos, LogPos), RecoveryError> {
     let body = header.pos + HEADER_LEN as u64;
     let rest = scanner.bytes(body, header.frame_len as usize - HEADER_LEN).map_err(|error| place.io_error(error))?;
     let whole = rest.is_some_and(|rest| header.check_payload(rest).is_ok());

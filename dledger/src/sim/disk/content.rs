@@ -29,6 +29,10 @@ impl Content {
         &self.cached
     }
 
+    pub(super) fn durable(&self) -> &[u8] {
+        &self.durable
+    }
+
     pub(super) fn unsynced(&self) -> usize {
         self.dirty.len()
     }

@@ -60,6 +60,14 @@ impl Names {
         }
     }
 
+    /// The file that a path leads to when nothing unsynced survives.
+    pub(super) fn durable_file(&self, path: &Path) -> Option<u64> {
+        match self.durable.get(path) {
+            Some(Node::File(id)) => Some(*id),
+            _ => None,
+        }
+    }
+
     pub(super) fn files(&self) -> impl Iterator<Item = (&PathBuf, u64)> {
         self.seen.iter().filter_map(|(path, node)| match node {
             Node::File(id) => Some((path, *id)),
@@ -156,9 +164,8 @@ impl Names {
         }
         // A name whose folder was never made durable is gone with the folder.
         let kept = self.durable.clone();
-        self.durable.retain(|path, _| {
-            path.ancestors().skip(1).all(|dir| is_root(dir) || kept.get(dir) == Some(&Node::Dir))
-        });
+        self.durable
+            .retain(|path, _| path.ancestors().skip(1).all(|dir| is_root(dir) || kept.get(dir) == Some(&Node::Dir)));
         self.seen = self.durable.clone();
         count
     }
