@@ -15,7 +15,8 @@ use parking_lot::RwLock;
 
 use super::frame::{HEADER_LEN, Header, Layout};
 use super::index::SparseIndex;
-use super::meta::FirstFrame;
+use super::meta::{FirstFrame, Meta};
+use super::recovery::Recovered;
 use super::scan::{Check, HOP_CHUNK, NotNext, ScanError, Scanner, SegmentSource};
 use super::segment::{Segment, segment_path};
 use crate::fs::File;
@@ -108,6 +109,17 @@ impl LogView {
         LogView {
             shared: Arc::new(Shared { dir: dir.to_owned(), layout, published: AtomicU64::new(published.0), inner }),
         }
+    }
+
+    /// The read side of a log that nobody writes.
+    pub(crate) fn offline(dir: &Path, meta: &Meta, recovered: Recovered) -> io::Result<LogView> {
+        let layout = meta.constants.layout();
+        let segments = recovered
+            .segments
+            .into_iter()
+            .map(|(base, file)| Ok((base, Arc::new(Segment::new(dir, base, &layout, file)?))))
+            .collect::<io::Result<_>>()?;
+        Ok(LogView::new(dir, layout, meta.first, segments, recovered.index, recovered.tail.end()))
     }
 
     pub(super) fn publish(&self, end: LogPos) {
@@ -231,6 +243,19 @@ impl LogView {
         Frames { view: self.clone(), state: FramesState::From(from_index) }
     }
 
+    /// The frame that holds the byte at `pos`; `None` in a blank and behind the published end.
+    pub(crate) fn frame_around(&self, pos: LogPos) -> Result<Option<FramePos>, ViewError> {
+        let Some(mut at) = self.shared.inner.read().index.floor_pos(pos) else { return Ok(None) };
+        let mut scanner = self.scanner();
+        while at.end() <= pos {
+            match self.next_header(&mut scanner, &at)? {
+                Some(header) => at = header.at(),
+                None => return Ok(None),
+            }
+        }
+        Ok((at.pos <= pos).then_some(at))
+    }
+
     fn scanner(&self) -> Scanner<'_> {
         Scanner::new(self.shared.layout, &*self.shared, false, HOP_CHUNK)
     }
@@ -292,7 +317,8 @@ impl LogView {
         Ok(Frame { at: header.at(), kind: header.kind, records: header.records, payload })
     }
 
-    fn read_copied(&self, pos: LogPos, len: usize) -> Result<Bytes, ViewError> {
+    /// Like [`LogView::read`], but always a copy, and not held to the published end.
+    pub(crate) fn read_copied(&self, pos: LogPos, len: usize) -> Result<Bytes, ViewError> {
         let base = self.shared.layout.base_of(pos);
         let at = pos.0 - base.0;
         let Some(file) = self.shared.file(base) else { return Err(self.out_of_range(pos, len as u64)) };
