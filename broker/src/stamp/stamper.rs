@@ -1,0 +1,346 @@
+//! [`BrokerStamper`]: the broker's half of [`Stamper`].
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use ledgermq_dledger::plant::{self, Bug};
+use ledgermq_dledger::{FrameKind, LogPos, Stamper, Verdict};
+use ledgermq_protocol::message::record;
+use ledgermq_protocol::remoting::response_code::ResponseCode;
+
+use super::item::{Answer, AutoCreate, Item, Refusal, SendItem, record_size};
+use super::projection::{ANY_INCARNATION, ProjectedTopic, Projection};
+use crate::command::{Command, CommitOffsets, Genesis, OffsetCommit, PutTopic, TopicSettings, perm};
+use crate::tables::{Tables, TopicKey};
+
+/// Most topics of one group.
+pub const TOPICS_MAX: usize = 65_536;
+/// Most queues of all topics of one group: each costs some 100 bytes on every replica, and a file once it has a message.
+pub const QUEUES_MAX: usize = 1 << 20;
+/// Most subscription groups of one group.
+pub const SUBSCRIPTION_GROUPS_MAX: usize = 65_536;
+/// Most committed consumer offsets of one group: each costs some 100 bytes on every replica.
+pub const OFFSETS_MAX: usize = 1 << 21;
+/// Most records of one item: the frame counts them in 16 bits.
+pub const RECORDS_PER_ITEM_MAX: usize = u16::MAX as usize;
+
+/// Checks and stamps what handlers propose, against projected state, on the raft loop of a leader. `T` is the ticket of the
+/// one who waits, opaque here.
+///
+/// Per message: one look-up of the topic, no allocation, one copy of the record.
+pub struct BrokerStamper<T> {
+    tables: Arc<Tables>,
+    genesis: Genesis,
+    /// Largest payload of an entry in bytes.
+    payload_max: usize,
+    projection: Option<Projection>,
+    ticket: PhantomData<fn(T)>,
+}
+
+impl<T> BrokerStamper<T> {
+    /// A stamper that proposes `genesis` when its group turns out to have none. `payload_max` is what a frame of the log
+    /// can carry (see [`ledgermq_dledger`]): larger items are refused.
+    pub fn new(tables: Arc<Tables>, genesis: Genesis, payload_max: usize) -> Self {
+        BrokerStamper { tables, genesis, payload_max, projection: None, ticket: PhantomData }
+    }
+}
+
+impl<T: Send + 'static> Stamper for BrokerStamper<T> {
+    type Item = Item;
+    type Ticket = T;
+    type Answer = Answer;
+
+    fn kind(&self, item: &Item) -> FrameKind {
+        match item {
+            Item::Send(_) => FrameKind::Messages,
+            Item::Command(_) => FrameKind::Command,
+        }
+    }
+
+    fn admit(&mut self, item: &mut Item, index: u64, now_ms: u64) -> Verdict<Answer> {
+        let projection = self.projection.as_mut().expect("a leadership has begun");
+        let verdict = match item {
+            Item::Send(send) => admit_send(projection, send, self.payload_max, index, now_ms),
+            Item::Command(command) => admit_command(projection, &self.tables, command, self.payload_max, index),
+        };
+        verdict.unwrap_or_else(|refusal| Verdict::Refuse(Answer::Refused(refusal)))
+    }
+
+    fn precede(&mut self, item: &mut Item, index: u64, _now_ms: u64) -> Bytes {
+        let projection = self.projection.as_mut().expect("a leadership has begun");
+        let Item::Send(send) = item else { unreachable!("only a send asks for a command before it") };
+        let settings = created_settings(projection, &send.auto_create).expect("admit found them");
+        let put = PutTopic { topic: send.topic.to_string(), settings: settings.clone(), replace: false };
+        projection.put_topic(send.topic.clone(), settings, incarnation_of(index));
+        Command::PutTopic(put).encode()
+    }
+
+    fn write(&mut self, item: &mut Item, at: LogPos, out: &mut BytesMut) {
+        match item {
+            Item::Send(send) => write_send(send, at, out),
+            Item::Command(command) => out.extend_from_slice(&command.encode()),
+        }
+    }
+
+    fn answer(&mut self, item: Item, index: u64) -> Answer {
+        match item {
+            Item::Send(send) => {
+                assert_eq!(send.sent.index, index, "a send lands in the entry that it was admitted to");
+                Answer::Sent(send.sent)
+            }
+            Item::Command(_) => Answer::Done { index },
+        }
+    }
+
+    fn begin(&mut self, _term: u64) -> Option<Bytes> {
+        if plant::on(Bug::StaleProjection) && self.projection.is_some() {
+            return None;
+        }
+        let mut projection = Projection::of(&self.tables);
+        let genesis = self.tables.genesis().is_none().then(|| {
+            for put in &self.genesis.topics {
+                projection.put_topic(put.topic.as_str().into(), put.settings.clone(), ANY_INCARNATION);
+            }
+            projection.groups.extend(self.genesis.groups.iter().map(|put| Arc::from(put.group.as_str())));
+            Command::Genesis(self.genesis.clone()).encode()
+        });
+        self.projection = Some(projection);
+        genesis
+    }
+
+    fn end(&mut self) {
+        if !plant::on(Bug::StaleProjection) {
+            self.projection = None;
+        }
+    }
+}
+
+/// The incarnation of a topic created by the entry `index`.
+pub(crate) fn incarnation_of(index: u64) -> u64 {
+    if plant::on(Bug::IncarnationIgnored) { 1 } else { index }
+}
+
+fn admit_send(
+    projection: &mut Projection,
+    send: &mut SendItem,
+    payload_max: usize,
+    index: u64,
+    now_ms: u64,
+) -> Result<Verdict<Answer>, Refusal> {
+    if send.count > RECORDS_PER_ITEM_MAX {
+        let remark = format!("batch of {} messages, the limit is {RECORDS_PER_ITEM_MAX}", send.count);
+        return Err(Refusal::new(ResponseCode::MESSAGE_ILLEGAL, remark));
+    }
+    if send.size() > payload_max {
+        let remark = format!("the stored form has {} bytes, the limit is {payload_max}", send.size());
+        return Err(Refusal::new(ResponseCode::MESSAGE_ILLEGAL, remark));
+    }
+    let Some(topic) = projection.topics.get_mut(&send.topic) else {
+        check_creatable(projection, send)?;
+        return Ok(Verdict::First);
+    };
+    let queue = check_queue(topic, send)?;
+    let next = &mut topic.next[queue as usize];
+    send.sent.index = index;
+    send.sent.queue_id = queue;
+    send.sent.queue_offset = *next;
+    *next += send.count as u64;
+    projection.last_store_ms = now_ms.max(projection.last_store_ms);
+    send.sent.store_timestamp_ms = projection.last_store_ms;
+    Ok(Verdict::Take { len: send.size(), records: send.count as u16 })
+}
+
+fn check_queue(topic: &mut ProjectedTopic, send: &mut SendItem) -> Result<u32, Refusal> {
+    if !topic.settings.writable() {
+        return Err(Refusal::new(ResponseCode::NO_PERMISSION, format!("sending to topic {} is forbidden", send.topic)));
+    }
+    let queues = topic.settings.queues();
+    match u32::try_from(send.queue_id) {
+        Ok(queue) if queue < queues => Ok(queue),
+        Ok(queue) => {
+            let remark = format!("queue id {queue} is illegal, topic {} has {queues} queues", send.topic);
+            Err(Refusal::new(ResponseCode::INVALID_PARAMETER, remark))
+        }
+        Err(_) => {
+            let queue = topic.choose_queue();
+            send.set_queue(queue);
+            Ok(queue)
+        }
+    }
+}
+
+fn check_creatable(projection: &Projection, send: &SendItem) -> Result<(), Refusal> {
+    let Some(settings) = created_settings(projection, &send.auto_create) else {
+        let remark = format!("topic {} does not exist; create it, or enable automatic creation", send.topic);
+        return Err(Refusal::new(ResponseCode::TOPIC_NOT_EXIST, remark));
+    };
+    let put = PutTopic { topic: send.topic.to_string(), settings: settings.clone(), replace: false };
+    check(&Command::PutTopic(put))?;
+    check_room_for_topic(projection, settings.queues())
+}
+
+fn created_settings(projection: &Projection, how: &AutoCreate) -> Option<TopicSettings> {
+    match how {
+        AutoCreate::No => None,
+        AutoCreate::From { template, queues } => {
+            let template = &projection.topics.get(template)?.settings;
+            let settings = TopicSettings {
+                perm: template.perm & !perm::INHERIT,
+                sys_flag: template.sys_flag,
+                multi_tag: template.multi_tag,
+                ..TopicSettings::plain(template.write_queues.min(*queues).max(1))
+            };
+            template.inheritable().then_some(settings)
+        }
+        AutoCreate::Plain { queues } => Some(TopicSettings::plain((*queues).max(1))),
+    }
+}
+
+fn write_send(send: &mut SendItem, at: LogPos, out: &mut BytesMut) {
+    let start = out.len();
+    out.extend_from_slice(&send.records);
+    let records = &mut out[start..];
+    send.sent.physical_offset = at.0;
+    let mut done = 0;
+    for n in 0..send.count as u64 {
+        let size = record_size(&records[done..]);
+        let physical_offset = at.0 + done as u64;
+        if n > 0 {
+            send.sent.more_physical_offsets.push(physical_offset);
+        }
+        let queue_offset = send.sent.queue_offset + n;
+        record::patch(
+            &mut records[done..done + size],
+            queue_offset as i64,
+            physical_offset as i64,
+            send.sent.store_timestamp_ms as i64,
+        );
+        done += size;
+    }
+    assert_eq!(done, records.len(), "exactly the announced records are written");
+}
+
+fn admit_command(
+    projection: &mut Projection,
+    tables: &Tables,
+    command: &mut Command,
+    payload_max: usize,
+    index: u64,
+) -> Result<Verdict<Answer>, Refusal> {
+    check(command)?;
+    let len = command.encoded_len();
+    if len > payload_max {
+        let remark = format!("the command has {len} bytes, the limit is {payload_max}");
+        return Err(Refusal::new(ResponseCode::INVALID_PARAMETER, remark));
+    }
+    match command {
+        Command::Genesis(_) => {
+            return Err(Refusal::new(ResponseCode::SYSTEM_ERROR, "the group has its constants already"));
+        }
+        Command::PutTopic(put) => {
+            if let Some(topic) = projection.topics.get(put.topic.as_str())
+                && !put.replace
+            {
+                return Ok(already_there(topic.incarnation, tables));
+            }
+            let more = projection.topics.get(put.topic.as_str()).map_or(0, |topic| topic.next.len() as u32);
+            if more == 0 {
+                check_room_for_topic(projection, put.settings.queues())?;
+            } else {
+                check_room_for_queues(projection, put.settings.queues().saturating_sub(more))?;
+            }
+            projection.put_topic(put.topic.as_str().into(), put.settings.clone(), incarnation_of(index));
+        }
+        Command::DeleteTopic(delete) => {
+            if !projection.topics.contains_key(delete.topic.as_str()) {
+                return Ok(Verdict::Refuse(Answer::Done { index: tables.applied_index() }));
+            }
+            projection.drop_topic(&delete.topic);
+        }
+        Command::PutSubscriptionGroup(put) => {
+            if !projection.groups.contains(put.group.as_str()) {
+                if projection.groups.len() >= SUBSCRIPTION_GROUPS_MAX {
+                    let remark = format!("there are {SUBSCRIPTION_GROUPS_MAX} subscription groups, the limit");
+                    return Err(Refusal::new(ResponseCode::SYSTEM_ERROR, remark));
+                }
+                projection.groups.insert(put.group.as_str().into());
+            }
+        }
+        Command::DeleteSubscriptionGroup(delete) => {
+            projection.groups.remove(delete.group.as_str());
+        }
+        Command::CommitOffsets(commit) => {
+            retain_valid_offsets(projection, tables, commit)?;
+            if commit.offsets.is_empty() {
+                return Ok(Verdict::Refuse(Answer::Done { index: tables.applied_index() }));
+            }
+        }
+    }
+    Ok(Verdict::Take { len: command.encoded_len(), records: 0 })
+}
+
+/// A topic that a creation without `replace` finds: nothing to append, but the answer may have to wait for its creator.
+fn already_there(incarnation: u64, tables: &Tables) -> Verdict<Answer> {
+    let applied = tables.applied_index();
+    if incarnation <= applied {
+        Verdict::Refuse(Answer::Done { index: applied })
+    } else {
+        Verdict::Join { index: incarnation, answer: Answer::Done { index: incarnation } }
+    }
+}
+
+/// One commit is answered for itself; of many, those that cannot be are left out, for nobody waits for them.
+fn retain_valid_offsets(projection: &Projection, tables: &Tables, commit: &mut CommitOffsets) -> Result<(), Refusal> {
+    if let [only] = commit.offsets.as_slice() {
+        return check_offset(projection, tables, only);
+    }
+    commit.offsets.retain(|commit| check_offset(projection, tables, commit).is_ok());
+    Ok(())
+}
+
+fn check_offset(projection: &Projection, tables: &Tables, commit: &OffsetCommit) -> Result<(), Refusal> {
+    if !projection.groups.contains(commit.group.as_str()) {
+        let remark = format!("subscription group {} does not exist", commit.group);
+        return Err(Refusal::new(ResponseCode::SUBSCRIPTION_GROUP_NOT_EXIST, remark));
+    }
+    let topic = projection.topics.get(commit.topic.as_str());
+    let Some(topic) = topic.filter(|topic| [ANY_INCARNATION, commit.incarnation].contains(&topic.incarnation)) else {
+        let remark = format!("topic {} does not exist, or was deleted and made again", commit.topic);
+        return Err(Refusal::new(ResponseCode::TOPIC_NOT_EXIST, remark));
+    };
+    let Some(&next) = topic.next.get(commit.queue as usize) else {
+        let remark = format!("topic {} has no queue {}", commit.topic, commit.queue);
+        return Err(Refusal::new(ResponseCode::INVALID_PARAMETER, remark));
+    };
+    if commit.offset > next {
+        let remark = format!("offset {} lies beyond the queue's next offset {next}", commit.offset);
+        return Err(Refusal::new(ResponseCode::INVALID_PARAMETER, remark));
+    }
+    let key = || TopicKey { name: commit.topic.as_str().into(), incarnation: commit.incarnation };
+    if tables.offset_count() >= OFFSETS_MAX && tables.offset(&commit.group, &key(), commit.queue).is_none() {
+        let remark = format!("there are {OFFSETS_MAX} committed offsets, the limit");
+        return Err(Refusal::new(ResponseCode::SYSTEM_ERROR, remark));
+    }
+    Ok(())
+}
+
+fn check(command: &Command) -> Result<(), Refusal> {
+    command.check().map_err(|error| Refusal::new(ResponseCode::INVALID_PARAMETER, error.to_string()))
+}
+
+fn check_room_for_topic(projection: &Projection, queues: u32) -> Result<(), Refusal> {
+    if projection.topics.len() >= TOPICS_MAX {
+        let remark = format!("there are {TOPICS_MAX} topics, the limit of one group");
+        return Err(Refusal::new(ResponseCode::SYSTEM_ERROR, remark));
+    }
+    check_room_for_queues(projection, queues)
+}
+
+fn check_room_for_queues(projection: &Projection, more: u32) -> Result<(), Refusal> {
+    if projection.queues + more as usize > QUEUES_MAX {
+        let remark = format!("there are {} queues, the limit of one group is {QUEUES_MAX}", projection.queues);
+        return Err(Refusal::new(ResponseCode::SYSTEM_ERROR, remark));
+    }
+    Ok(())
+}

@@ -1,0 +1,126 @@
+//! The store of the simulator: in memory, with a durable past to fall back to.
+
+use std::collections::BTreeMap;
+use std::ops::{Bound, ControlFlow};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::{Family, Kv, KvError, WriteBatch};
+
+/// One batch in this many is followed by a flush that nobody asked for, as RocksDB flushes when its buffer is full.
+const UNASKED_FLUSH_ONE_IN: u32 = 16;
+
+type Map = BTreeMap<(Family, Vec<u8>), Vec<u8>>;
+
+/// A store whose content is kept by its clones: those of one "disk" share it. [`SimKv::crash`] takes it back to what was
+/// durable; the seed decides which batches happened to become durable without a flush.
+#[derive(Clone)]
+pub struct SimKv {
+    shared: Arc<Mutex<Shared>>,
+}
+
+struct Shared {
+    live: Map,
+    durable: Map,
+    /// Batches in `live` that are not in `durable`.
+    unflushed: Vec<WriteBatch>,
+    random: StdRng,
+    flushes: u64,
+}
+
+impl SimKv {
+    /// An empty store.
+    pub fn new(seed: u64) -> Self {
+        let random = StdRng::seed_from_u64(seed);
+        let shared = Shared { live: Map::new(), durable: Map::new(), unflushed: Vec::new(), random, flushes: 0 };
+        SimKv { shared: Arc::new(Mutex::new(shared)) }
+    }
+
+    /// What a crash of the process does, and a power cut too: without a log of its own the store loses its memory either way.
+    pub fn crash(&self) {
+        let mut shared = self.shared.lock();
+        shared.live = shared.durable.clone();
+        shared.unflushed.clear();
+    }
+
+    /// Number of flushes so far, asked for or not.
+    pub fn flushes(&self) -> u64 {
+        self.shared.lock().flushes
+    }
+}
+
+impl Shared {
+    fn make_durable(&mut self) {
+        for batch in self.unflushed.drain(..) {
+            apply(&mut self.durable, &batch);
+        }
+        self.flushes += 1;
+    }
+}
+
+fn apply(map: &mut Map, batch: &WriteBatch) {
+    for (family, key, value) in batch.iter() {
+        match value {
+            Some(value) => {
+                map.insert((family, key.to_vec()), value.to_vec());
+            }
+            None => {
+                map.remove(&(family, key.to_vec()));
+            }
+        }
+    }
+}
+
+impl Kv for SimKv {
+    fn write(&self, batch: &WriteBatch) -> Result<(), KvError> {
+        let mut shared = self.shared.lock();
+        apply(&mut shared.live, batch);
+        shared.unflushed.push(batch.clone());
+        if shared.random.random_ratio(1, UNASKED_FLUSH_ONE_IN) {
+            shared.make_durable();
+        }
+        Ok(())
+    }
+
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+        Ok(self.shared.lock().live.get(&(family, key.to_vec())).cloned())
+    }
+
+    fn scan(
+        &self,
+        family: Family,
+        from: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), KvError> {
+        let mut next = Bound::Included((family, from.to_vec()));
+        // The lock is not held while the visitor runs: it may use the store.
+        loop {
+            let row = {
+                let shared = self.shared.lock();
+                shared.live.range((next, Bound::Unbounded)).next().map(|(key, value)| (key.clone(), value.clone()))
+            };
+            let Some((key, value)) = row.filter(|((in_family, _), _)| *in_family == family) else { return Ok(()) };
+            if visit(&key.1, &value).is_break() {
+                return Ok(());
+            }
+            next = Bound::Excluded(key);
+        }
+    }
+
+    fn ingest<'a>(&self, family: Family, keys: &mut dyn Iterator<Item = &'a [u8]>) -> Result<(), KvError> {
+        let mut shared = self.shared.lock();
+        for key in keys {
+            shared.live.insert((family, key.to_vec()), Vec::new());
+            shared.durable.insert((family, key.to_vec()), Vec::new());
+        }
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<(), KvError> {
+        self.shared.lock().make_durable();
+        Ok(())
+    }
+}

@@ -1,0 +1,170 @@
+//! Applied state in memory, shared with the handlers: topics, subscription groups, queue ends, consumer offsets.
+//!
+//! Only apply writes it, once per round, after the round's effects are in the store; handlers and the stamper read it. A pull
+//! costs one look-up of the topic here and then loads of atomics. Nothing here blocks for longer than a map operation.
+//!
+//! What is read without a read barrier is what this replica has applied, which may be old. Whoever must not answer with old
+//! state (offsets, MAX_OFFSET) asks for a barrier first.
+
+mod offsets;
+mod topic;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use ledgermq_dledger::FramePos;
+use parking_lot::RwLock;
+
+pub use offsets::GroupOffset;
+pub use topic::{Topic, TopicKey};
+
+pub(crate) use offsets::Offsets;
+
+use crate::command::{Genesis, GroupSettings};
+
+/// Applied state. Shared by `Arc`.
+#[derive(Debug, Default)]
+pub struct Tables {
+    topics: RwLock<HashMap<Arc<str>, Arc<Topic>>>,
+    groups: RwLock<HashMap<Arc<str>, Arc<GroupSettings>>>,
+    offsets: RwLock<Offsets>,
+    genesis: RwLock<Option<Arc<Genesis>>>,
+    applied: RwLock<FramePos>,
+    applied_index: AtomicU64,
+    topics_version: AtomicU64,
+    groups_version: AtomicU64,
+    last_store_ms: AtomicU64,
+}
+
+/// One change of applied state, in the order of the log. What apply collects in a round.
+#[derive(Debug, Clone)]
+pub(crate) enum Effect {
+    Genesis(Arc<Genesis>),
+    TopicPut(Arc<Topic>),
+    TopicDropped(Arc<Topic>),
+    GroupPut { group: Arc<str>, settings: Arc<GroupSettings> },
+    GroupDropped { group: Arc<str>, clean_offsets: bool },
+    OffsetSet { group: Arc<str>, topic: TopicKey, queue: u32, offset: u64 },
+}
+
+impl Tables {
+    /// The topic of this name.
+    pub fn topic(&self, name: &str) -> Option<Arc<Topic>> {
+        self.topics.read().get(name).cloned()
+    }
+
+    /// All topics, by name.
+    pub fn topics(&self) -> Vec<Arc<Topic>> {
+        let mut all: Vec<_> = self.topics.read().values().cloned().collect();
+        all.sort_by(|a, b| a.name().cmp(b.name()));
+        all
+    }
+
+    /// The subscription group of this name.
+    pub fn group(&self, name: &str) -> Option<Arc<GroupSettings>> {
+        self.groups.read().get(name).cloned()
+    }
+
+    /// All subscription groups, by name.
+    pub fn groups(&self) -> Vec<(Arc<str>, Arc<GroupSettings>)> {
+        let mut all: Vec<_> = self.groups.read().iter().map(|(name, group)| (name.clone(), group.clone())).collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all
+    }
+
+    /// The committed offset of `group` for a queue of this incarnation of a topic.
+    pub fn offset(&self, group: &str, topic: &TopicKey, queue: u32) -> Option<u64> {
+        self.offsets.read().get(group, topic, queue)
+    }
+
+    /// All committed offsets of `group`, by topic, incarnation and queue.
+    pub fn group_offsets(&self, group: &str) -> Vec<GroupOffset> {
+        self.offsets.read().of_group(group)
+    }
+
+    /// Number of committed offsets.
+    pub fn offset_count(&self) -> usize {
+        self.offsets.read().len()
+    }
+
+    /// Constants of the group; `None` until the genesis command is applied.
+    pub fn genesis(&self) -> Option<Arc<Genesis>> {
+        self.genesis.read().clone()
+    }
+
+    /// The last applied frame.
+    pub fn applied(&self) -> FramePos {
+        *self.applied.read()
+    }
+
+    /// Raft index of the last applied frame; everything up to it can be read here.
+    pub fn applied_index(&self) -> u64 {
+        self.applied_index.load(Ordering::Acquire)
+    }
+
+    /// Grows with every change of a topic's settings or existence: the counter of the data version for the name server.
+    /// It is the Raft index of that change, so equal numbers mean equal topics on every replica.
+    pub fn topics_version(&self) -> u64 {
+        self.topics_version.load(Ordering::Acquire)
+    }
+
+    /// As [`Tables::topics_version`], for subscription groups.
+    pub fn groups_version(&self) -> u64 {
+        self.groups_version.load(Ordering::Acquire)
+    }
+
+    /// Largest store timestamp of an applied message, ms since 1970; 0 when there is none.
+    pub fn last_store_ms(&self) -> u64 {
+        self.last_store_ms.load(Ordering::Acquire)
+    }
+
+    /// Makes the effects of a round visible, then the position. Queue ends were set by the caller before.
+    pub(crate) fn publish(&self, effects: &[Effect], at: Applied) {
+        for effect in effects {
+            match effect {
+                Effect::Genesis(genesis) => *self.genesis.write() = Some(genesis.clone()),
+                Effect::TopicPut(topic) => {
+                    self.topics.write().insert(topic.name().clone(), topic.clone());
+                }
+                Effect::TopicDropped(topic) => {
+                    self.topics.write().remove(topic.name());
+                    if !ledgermq_dledger::plant::on(ledgermq_dledger::plant::Bug::IncarnationIgnored) {
+                        self.offsets.write().remove_topic(topic.key());
+                    }
+                }
+                Effect::GroupPut { group, settings } => {
+                    self.groups.write().insert(group.clone(), settings.clone());
+                }
+                Effect::GroupDropped { group, clean_offsets } => {
+                    self.groups.write().remove(group);
+                    if *clean_offsets {
+                        self.offsets.write().remove_group(group);
+                    }
+                }
+                Effect::OffsetSet { group, topic, queue, offset } => {
+                    self.offsets.write().set(group, topic, *queue, *offset);
+                }
+            }
+        }
+        self.topics_version.store(at.topics_version, Ordering::Release);
+        self.groups_version.store(at.groups_version, Ordering::Release);
+        self.last_store_ms.store(at.last_store_ms, Ordering::Release);
+        *self.applied.write() = at.frame;
+        self.applied_index.store(at.frame.index, Ordering::Release);
+    }
+
+    /// Visits the committed offsets, for apply and the digest.
+    pub(crate) fn with_offsets<R>(&self, visit: impl FnOnce(&Offsets) -> R) -> R {
+        visit(&self.offsets.read())
+    }
+}
+
+/// Up to where the tables are, and the marks that go with it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Applied {
+    pub(crate) frame: FramePos,
+    pub(crate) topics_version: u64,
+    pub(crate) groups_version: u64,
+    pub(crate) last_store_ms: u64,
+}
