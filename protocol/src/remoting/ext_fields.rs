@@ -67,7 +67,7 @@ impl ExtFields {
 
     /// The value of `name`, if present (it may be the empty string).
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.spans.iter().find(|span| self.name(span) == name).map(|span| self.value(span))
+        self.position(name.as_bytes()).map(|at| self.value(&self.spans[at]))
     }
 
     /// Whether `name` is present.
@@ -140,7 +140,7 @@ impl ExtFields {
 
     /// Removes `name`; returns whether it was there.
     pub fn remove(&mut self, name: &str) -> bool {
-        let Some(at) = self.spans.iter().position(|span| self.name(span) == name) else { return false };
+        let Some(at) = self.position(name.as_bytes()) else { return false };
         self.spans.remove(at);
         true
     }
@@ -152,8 +152,7 @@ impl ExtFields {
             return Err(ExtLimit::Bytes);
         }
         let (start32, name_end32, end32) = (start as u32, name_end as u32, end as u32);
-        let known = self.spans.iter().position(|span| self.name(span) == &self.text[start..name_end]);
-        if let Some(at) = known {
+        if let Some(at) = self.position(&self.text.as_bytes()[start..name_end]) {
             self.spans[at].value_start = name_end32;
             self.spans[at].value_end = end32;
             return Ok(());
@@ -164,6 +163,15 @@ impl ExtFields {
         }
         self.spans.push(Span { name_start: start32, name_end: name_end32, value_start: name_end32, value_end: end32 });
         Ok(())
+    }
+
+    /// Which span has this name. Compares bytes, lengths first: names are few and short, and this is most of a header's cost.
+    fn position(&self, name: &[u8]) -> Option<usize> {
+        let text = self.text.as_bytes();
+        self.spans.iter().position(|span| {
+            let (start, end) = (span.name_start as usize, span.name_end as usize);
+            end - start == name.len() && &text[start..end] == name
+        })
     }
 
     fn name(&self, span: &Span) -> &str {

@@ -10,6 +10,7 @@
 use bytes::{BufMut, BytesMut};
 
 use super::command::{Language, RemotingCommand};
+use super::ext_fields::ExtFields;
 use super::frame::{EncodeError, HeaderError, Rejected};
 use super::request_code::RequestCode;
 
@@ -25,6 +26,9 @@ const CUT_CODES: [i32; 8] = [
     RequestCode::POP_ROLLBACK,
     RequestCode::BATCH_ACK_MESSAGE,
 ];
+
+/// Fields of a send. More cost a reallocation.
+const TYPICAL_FIELDS: usize = 16;
 
 pub(super) fn decode(header: &[u8], command: &mut RemotingCommand) -> Result<(), Rejected> {
     let mut rest = header;
@@ -59,6 +63,7 @@ fn decode_texts(mut rest: &[u8], command: &mut RemotingCommand) -> Result<(), He
     if !rest.is_empty() {
         return Err(HeaderError::Length { what: "rest after the extFields", len: rest.len() as i64 });
     }
+    command.ext = ExtFields::with_capacity(TYPICAL_FIELDS, fields.len());
     while !fields.is_empty() {
         let name = take_i16_sized(&mut fields, "a field name")?;
         let value = take_i32_sized(&mut fields, "a field value")?;

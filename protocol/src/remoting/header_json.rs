@@ -7,15 +7,21 @@
 use bytes::{BufMut, BytesMut};
 
 use super::command::{Language, RemotingCommand};
+use super::ext_fields::ExtFields;
 use super::frame::{HeaderError, Rejected};
 
 /// Deepest nesting in a header, its own braces included. Known headers have 2; the rest is for unknown keys, which are skipped.
 const MAX_DEPTH: usize = 16;
 
+/// Fields of a send. More cost a reallocation.
+const TYPICAL_FIELDS: usize = 16;
+
 pub(super) fn decode(header: &[u8], command: &mut RemotingCommand) -> Result<(), Rejected> {
     let Ok(text) = std::str::from_utf8(header) else {
         return Err(Rejected { error: HeaderError::NotUtf8 { what: "the header" }, opaque_known: false });
     };
+    // What has arrived bounds what the fields can take.
+    command.ext = ExtFields::with_capacity(TYPICAL_FIELDS, header.len());
     let mut reader = HeaderReader { scan: Scanner { text, at: 0 }, code: false, opaque: false, first_error: None };
     let outcome = reader.read(command).and_then(|()| reader.finish());
     outcome.map_err(|error| Rejected { error, opaque_known: reader.opaque })
@@ -210,20 +216,25 @@ impl<'a> Scanner<'a> {
     fn string(&mut self) -> Result<RawString<'a>, HeaderError> {
         self.expect(b'"', "expected a string")?;
         let start = self.at;
-        let bytes = self.text.as_bytes();
+        let bytes = &self.text.as_bytes()[start..];
         let mut escaped = false;
-        loop {
-            match bytes.get(self.at) {
-                None => return Err(self.error("string without an end")),
-                Some(b'"') => break,
+        let mut len = 0;
+        let problem = loop {
+            match bytes.get(len) {
+                Some(b'"') => break None,
                 Some(b'\\') => {
                     escaped = true;
                     // The escaped byte is judged by `unescape`; here it only must not end the string.
-                    self.at += if self.at + 1 < bytes.len() { 2 } else { 1 };
+                    len += 2;
                 }
-                Some(0..=0x1F) => return Err(self.error("control character in a string")),
-                Some(_) => self.at += 1,
+                Some(0..=0x1F) => break Some("control character in a string"),
+                Some(_) => len += 1,
+                None => break Some("string without an end"),
             }
+        };
+        self.at = (start + len).min(self.text.len());
+        if let Some(problem) = problem {
+            return Err(self.error(problem));
         }
         // An escape can step into the middle of a character; the text between is then still cut at two ASCII bytes.
         let inner = &self.text[start..self.at];
