@@ -13,6 +13,8 @@ pub mod consumer;
 pub mod handler;
 pub mod http;
 pub mod identity;
+pub mod node;
+pub mod registration;
 pub mod replica;
 pub mod server;
 pub mod stamp;

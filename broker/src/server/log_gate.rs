@@ -9,7 +9,7 @@ const LINES_PER_SECOND: u32 = 10;
 
 /// One gate; a process has one per kind of line.
 #[derive(Debug)]
-pub struct LogGate {
+pub(super) struct LogGate {
     state: Mutex<State>,
 }
 
@@ -28,12 +28,12 @@ impl Default for LogGate {
 
 impl LogGate {
     /// An open gate.
-    pub const fn new() -> Self {
+    pub(super) const fn new() -> Self {
         Self { state: Mutex::new(State { second: None, lines: 0, dropped: 0 }) }
     }
 
     /// Whether a line may be written now; then also how many were held back since the last one.
-    pub fn pass(&self) -> Option<u64> {
+    pub(super) fn pass(&self) -> Option<u64> {
         self.pass_at(Instant::now())
     }
 

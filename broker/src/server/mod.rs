@@ -3,6 +3,7 @@
 pub mod accept;
 pub mod admission;
 pub mod connection;
+pub mod dispatch;
 mod log_gate;
 pub mod outbox;
 pub mod ticket;

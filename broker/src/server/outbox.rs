@@ -76,8 +76,8 @@ pub struct Connection {
     closing: Notify,
     /// Requests of this connection that run as tasks of their own.
     pub(crate) running: AtomicUsize,
-    /// Pulls of this connection that are parked.
-    pub(crate) parked: AtomicUsize,
+    /// Whether a pull of this connection was ever parked: then its end must be told to the table.
+    pub(crate) has_parked: AtomicBool,
     /// Milliseconds since the server started at which something was last written.
     pub(crate) written_at_ms: AtomicU64,
 }
@@ -111,7 +111,7 @@ impl Connection {
             closed: AtomicBool::new(false),
             closing: Notify::new(),
             running: AtomicUsize::new(0),
-            parked: AtomicUsize::new(0),
+            has_parked: AtomicBool::new(false),
             written_at_ms: AtomicU64::new(0),
         })
     }
@@ -199,11 +199,11 @@ impl Connection {
     /// made. A peer that reads nothing meanwhile is closed.
     pub async fn room(&self) {
         loop {
-            if self.bytes.load(Ordering::Relaxed) <= self.unread_bytes_max / 2 {
+            if self.has_room() {
                 return;
             }
             let drained = self.drained.notified();
-            if self.bytes.load(Ordering::Relaxed) <= self.unread_bytes_max / 2 || self.is_closed() {
+            if self.has_room() || self.is_closed() {
                 return;
             }
             if tokio::time::timeout(ROOM_WAIT, drained).await.is_err() {
@@ -212,9 +212,19 @@ impl Connection {
         }
     }
 
+    /// Whether less than half of the peer's share is waiting for it.
+    pub fn has_room(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) <= self.unread_bytes_max / 2
+    }
+
     /// Bytes that wait for the peer.
     pub fn unread_bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Number of answers and requests that wait for the writer.
+    pub fn waiting(&self) -> usize {
+        self.queue.lock().items.len()
     }
 
     /// For the writer: all that waits, once something does; `None` when the connection has ended.

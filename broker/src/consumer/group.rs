@@ -1,0 +1,379 @@
+//! Members of consumer groups: who is there, what they subscribe to, and whom to tell when that changes.
+//!
+//! Filled by heartbeats on every replica, followers too, since a client that finds no leader pulls from them; emptied by
+//! UNREGISTER_CLIENT, by the end of a connection and by silence. `handler/pull` reads subscriptions here, rebalancing clients read
+//! the member list. It lives in memory only: what must survive a failover is in the log.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::{Duration, Instant};
+
+use ledgermq_protocol::message::tags::TagFilter;
+use ledgermq_protocol::remoting::command::RemotingCommand;
+use ledgermq_protocol::remoting::headers::group::NotifyConsumerIdsChanged;
+use ledgermq_protocol::remoting::request_code::RequestCode;
+use parking_lot::Mutex;
+use thiserror::Error;
+
+use crate::server::outbox::{Connection, Outgoing};
+
+/// Silence after which a member is gone (clients send a heartbeat every 30 s).
+pub const MEMBER_EXPIRY: Duration = Duration::from_secs(120);
+
+/// Most live groups on one replica.
+pub const GROUPS_MAX: usize = 100_000;
+
+/// Most groups that one connection may join: a client process has a few.
+pub const GROUPS_PER_CONNECTION_MAX: usize = 1_024;
+
+/// Most topics that one group may subscribe to.
+pub const SUBSCRIPTIONS_PER_GROUP_MAX: usize = 4_096;
+
+/// Longest client id in bytes.
+pub const CLIENT_ID_LEN_MAX: usize = 255;
+
+/// Why a heartbeat was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum JoinError {
+    /// Too many groups are live.
+    #[error("{GROUPS_MAX} consumer groups are live on this broker, no more can join")]
+    Groups,
+    /// The connection is in too many groups.
+    #[error("a connection may join {GROUPS_PER_CONNECTION_MAX} consumer groups")]
+    GroupsOfConnection,
+    /// The group subscribes to too much.
+    #[error("a consumer group may subscribe to {SUBSCRIPTIONS_PER_GROUP_MAX} topics")]
+    Subscriptions,
+}
+
+/// What a group wants of a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subscription {
+    /// The expression as sent.
+    pub expression: String,
+    /// Which messages match; `None` when the expression is not of type TAG, which a pull refuses.
+    pub filter: Option<Arc<TagFilter>>,
+    /// Version, by the client's clock.
+    pub version: i64,
+}
+
+/// How a group consumes, as its last heartbeat said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Consumption {
+    /// Every member gets every message; offsets stay with the clients.
+    pub broadcasting: bool,
+}
+
+/// What the table says to a pull without a subscription of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lookup {
+    /// No member of the group has sent a heartbeat here.
+    NoGroup,
+    /// The group does not subscribe to the topic.
+    NotSubscribed,
+    /// The subscription.
+    Found(Subscription),
+}
+
+/// All groups of one replica.
+#[derive(Debug, Default)]
+pub struct ConsumerGroups {
+    /// One lock: it is held for map operations and for putting notices into outboxes, neither of which waits.
+    inner: Mutex<Inner>,
+    notices: AtomicI32,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    groups: HashMap<String, Group>,
+    by_connection: HashMap<u64, Vec<String>>,
+}
+
+#[derive(Debug)]
+struct Group {
+    consumption: Consumption,
+    subscriptions: HashMap<String, Subscription>,
+    members: HashMap<u64, Member>,
+    /// Whether the group's settings want members to be told of changes.
+    notify: bool,
+}
+
+#[derive(Debug)]
+struct Member {
+    client_id: String,
+    connection: Arc<Connection>,
+    heard_at: Instant,
+}
+
+/// One group of a heartbeat.
+#[derive(Debug, Clone)]
+pub struct Join<'a> {
+    /// Group name.
+    pub group: &'a str,
+    /// The client.
+    pub client_id: &'a str,
+    /// How it consumes.
+    pub consumption: Consumption,
+    /// Topic and subscription, all of them.
+    pub subscriptions: Vec<(String, Subscription)>,
+    /// Whether the group's settings want members to be told of changes.
+    pub notify: bool,
+}
+
+impl ConsumerGroups {
+    /// Takes a heartbeat of one group. When it brings a new member or another set of topics, all members are told at once.
+    ///
+    /// # Errors
+    /// [`JoinError`] when a bound would be passed; nothing has changed then.
+    pub fn join(&self, connection: &Arc<Connection>, join: Join<'_>, now: Instant) -> Result<(), JoinError> {
+        if join.subscriptions.len() > SUBSCRIPTIONS_PER_GROUP_MAX {
+            return Err(JoinError::Subscriptions);
+        }
+        let mut inner = self.inner.lock();
+        if !inner.groups.contains_key(join.group) && inner.groups.len() >= GROUPS_MAX {
+            return Err(JoinError::Groups);
+        }
+        let joined = inner.by_connection.entry(connection.id()).or_default();
+        if !joined.iter().any(|group| group == join.group) {
+            if joined.len() >= GROUPS_PER_CONNECTION_MAX {
+                return Err(JoinError::GroupsOfConnection);
+            }
+            joined.push(join.group.to_owned());
+        }
+        let group = inner.groups.entry(join.group.to_owned()).or_insert_with(|| Group {
+            consumption: join.consumption,
+            subscriptions: HashMap::new(),
+            members: HashMap::new(),
+            notify: join.notify,
+        });
+        group.consumption = join.consumption;
+        group.notify = join.notify;
+        let member = Member { client_id: join.client_id.to_owned(), connection: Arc::clone(connection), heard_at: now };
+        let is_new = group.members.insert(connection.id(), member).is_none_or(|old| old.client_id != join.client_id);
+        let other_topics = group.subscribe(join.subscriptions);
+        if is_new || other_topics {
+            self.tell(join.group, group);
+        }
+        drop(inner);
+        // The end of the connection may have passed between the read of the request and here: then nobody else clears this.
+        if connection.is_closed() {
+            self.drop_connection(connection.id());
+        }
+        Ok(())
+    }
+
+    /// A client leaves a group; the others are told at once.
+    pub fn leave(&self, connection: u64, group: &str) {
+        let mut inner = self.inner.lock();
+        if let Some(joined) = inner.by_connection.get_mut(&connection) {
+            joined.retain(|other| other != group);
+            if joined.is_empty() {
+                inner.by_connection.remove(&connection);
+            }
+        }
+        self.remove(&mut inner, group, connection);
+    }
+
+    /// A connection has ended: its client leaves all its groups.
+    pub fn drop_connection(&self, connection: u64) {
+        let mut inner = self.inner.lock();
+        for group in inner.by_connection.remove(&connection).unwrap_or_default() {
+            self.remove(&mut inner, &group, connection);
+        }
+    }
+
+    /// Drops members that were silent for [`MEMBER_EXPIRY`].
+    pub fn expire(&self, now: Instant) {
+        let mut inner = self.inner.lock();
+        let silent: Vec<(String, u64)> = inner
+            .groups
+            .iter()
+            .flat_map(|(name, group)| {
+                let silent = |member: &Member| now.saturating_duration_since(member.heard_at) > MEMBER_EXPIRY;
+                group.members.iter().filter(move |(_, member)| silent(member)).map(|(id, _)| (name.clone(), *id))
+            })
+            .collect();
+        for (group, connection) in silent {
+            if let Some(joined) = inner.by_connection.get_mut(&connection) {
+                joined.retain(|other| *other != group);
+            }
+            self.remove(&mut inner, &group, connection);
+        }
+        inner.by_connection.retain(|_, joined| !joined.is_empty());
+    }
+
+    /// Client ids of a group's members, sorted; empty when there is no such group.
+    pub fn client_ids(&self, group: &str) -> Vec<String> {
+        let inner = self.inner.lock();
+        let Some(group) = inner.groups.get(group) else { return Vec::new() };
+        let mut ids: Vec<String> = group.members.values().map(|member| member.client_id.clone()).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
+    /// The subscription that a group's heartbeats brought for a topic, and whether the group is broadcasting.
+    pub fn subscription(&self, group: &str, topic: &str) -> Lookup {
+        let inner = self.inner.lock();
+        let Some(group) = inner.groups.get(group) else { return Lookup::NoGroup };
+        group.subscriptions.get(topic).cloned().map_or(Lookup::NotSubscribed, Lookup::Found)
+    }
+
+    /// Whether a live group is broadcasting; `None` without members here.
+    pub fn consumption(&self, group: &str) -> Option<Consumption> {
+        self.inner.lock().groups.get(group).map(|group| group.consumption)
+    }
+
+    /// Number of live groups.
+    pub fn group_count(&self) -> usize {
+        self.inner.lock().groups.len()
+    }
+
+    fn remove(&self, inner: &mut Inner, name: &str, connection: u64) {
+        let Some(group) = inner.groups.get_mut(name) else { return };
+        if group.members.remove(&connection).is_none() {
+            return;
+        }
+        if group.members.is_empty() {
+            inner.groups.remove(name);
+        } else {
+            self.tell(name, group);
+        }
+    }
+
+    /// NOTIFY_CONSUMER_IDS_CHANGED to all members. A broadcasting group does not share queues, so nobody needs to know.
+    fn tell(&self, name: &str, group: &Group) {
+        if group.consumption.broadcasting || !group.notify {
+            return;
+        }
+        for member in group.members.values() {
+            let opaque = self.notices.fetch_add(1, Ordering::Relaxed);
+            let header = NotifyConsumerIdsChanged { consumer_group: name.to_owned() };
+            let notice = RemotingCommand::oneway(RequestCode::NOTIFY_CONSUMER_IDS_CHANGED, opaque).with_header(&header);
+            member.connection.send(Outgoing::Command(notice));
+        }
+    }
+}
+
+impl Group {
+    /// Takes over a member's subscriptions; true when the set of topics is another one. An older version of a subscription does
+    /// not replace a newer one: members of a group that is being changed speak in any order.
+    fn subscribe(&mut self, subscriptions: Vec<(String, Subscription)>) -> bool {
+        let before = self.subscriptions.len();
+        self.subscriptions.retain(|topic, _| subscriptions.iter().any(|(wanted, _)| wanted == topic));
+        let mut changed = self.subscriptions.len() != before;
+        for (topic, subscription) in subscriptions {
+            match self.subscriptions.get_mut(&topic) {
+                Some(known) if subscription.version > known.version => *known = subscription,
+                Some(_) => {}
+                None => {
+                    changed = true;
+                    self.subscriptions.insert(topic, subscription);
+                }
+            }
+        }
+        changed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+
+    fn connection(id: u64) -> Arc<Connection> {
+        Connection::new(id, SocketAddr::from(([127, 0, 0, 1], 1)), 1 << 20)
+    }
+
+    fn join<'a>(client_id: &'a str, topics: &[(&str, i64)]) -> Join<'a> {
+        let subscription =
+            |version| Subscription { expression: "*".to_owned(), filter: Some(Arc::new(TagFilter::All)), version };
+        Join {
+            group: "g",
+            client_id,
+            consumption: Consumption { broadcasting: false },
+            subscriptions: topics
+                .iter()
+                .map(|(topic, version)| ((*topic).to_owned(), subscription(*version)))
+                .collect(),
+            notify: true,
+        }
+    }
+
+    fn notices(connection: &Connection) -> usize {
+        connection.waiting()
+    }
+
+    /// Members must hear at once of each other's coming and going, or a dead member's queues stay unread for 20 s.
+    #[test]
+    fn members_are_told_when_others_come_and_go() {
+        let groups = ConsumerGroups::default();
+        let (a, b) = (connection(1), connection(2));
+        let now = Instant::now();
+        groups.join(&a, join("a", &[("T", 1)]), now).unwrap();
+        assert_eq!(notices(&a), 1);
+        groups.join(&a, join("a", &[("T", 1)]), now).unwrap();
+        assert_eq!(notices(&a), 1, "nothing changed");
+        groups.join(&b, join("b", &[("T", 1)]), now).unwrap();
+        assert_eq!((notices(&a), notices(&b)), (2, 1));
+        assert_eq!(groups.client_ids("g"), ["a", "b"]);
+        groups.drop_connection(2);
+        assert_eq!(notices(&a), 3);
+        groups.leave(1, "g");
+        assert_eq!(groups.client_ids("g"), [""; 0]);
+        assert_eq!(groups.group_count(), 0);
+    }
+
+    /// A member that is silent must be dropped, others stay.
+    #[test]
+    fn silence_ends_a_membership() {
+        let groups = ConsumerGroups::default();
+        let (a, b) = (connection(1), connection(2));
+        let start = Instant::now();
+        groups.join(&a, join("a", &[("T", 1)]), start).unwrap();
+        groups.join(&b, join("b", &[("T", 1)]), start + MEMBER_EXPIRY).unwrap();
+        groups.expire(start + MEMBER_EXPIRY + Duration::from_millis(1));
+        assert_eq!(groups.client_ids("g"), ["b"]);
+        assert_eq!(groups.inner.lock().by_connection.len(), 1);
+    }
+
+    /// Subscriptions follow the newest version, and topics that no heartbeat names any more are dropped.
+    #[test]
+    fn subscriptions_follow_the_newest_heartbeat() {
+        let groups = ConsumerGroups::default();
+        let a = connection(1);
+        let now = Instant::now();
+        assert_eq!(groups.subscription("g", "T"), Lookup::NoGroup);
+        groups.join(&a, join("a", &[("T", 5), ("U", 5)]), now).unwrap();
+        groups.join(&a, join("a", &[("T", 4)]), now).unwrap();
+        assert!(matches!(groups.subscription("g", "T"), Lookup::Found(found) if found.version == 5));
+        assert_eq!(groups.subscription("g", "U"), Lookup::NotSubscribed);
+        groups.join(&a, join("a", &[("T", 6)]), now).unwrap();
+        assert!(matches!(groups.subscription("g", "T"), Lookup::Found(found) if found.version == 6));
+    }
+
+    /// A heartbeat that is handled after its connection ended must not leave a member that nobody removes.
+    #[test]
+    fn a_closed_connection_leaves_no_member() {
+        let groups = ConsumerGroups::default();
+        let a = connection(1);
+        a.close(crate::server::outbox::CloseReason::Peer);
+        groups.join(&a, join("a", &[("T", 1)]), Instant::now()).unwrap();
+        assert_eq!(groups.group_count(), 0);
+    }
+
+    /// A client that invents groups must not fill the memory.
+    #[test]
+    fn joining_is_bounded() {
+        let groups = ConsumerGroups::default();
+        let a = connection(1);
+        let names: Vec<String> = (0..=GROUPS_PER_CONNECTION_MAX).map(|n| format!("g{n}")).collect();
+        let results: Vec<_> =
+            names.iter().map(|group| groups.join(&a, Join { group, ..join("a", &[]) }, Instant::now())).collect();
+        assert!(results[..GROUPS_PER_CONNECTION_MAX].iter().all(Result::is_ok));
+        assert_eq!(results[GROUPS_PER_CONNECTION_MAX], Err(JoinError::GroupsOfConnection));
+        assert_eq!(groups.group_count(), GROUPS_PER_CONNECTION_MAX);
+    }
+}

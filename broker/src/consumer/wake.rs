@@ -1,0 +1,74 @@
+//! From apply to the pulls that wait: takes them out on the apply thread, runs them again on the runtime.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::watch;
+
+use super::long_poll::{ParkedPulls, QueueKey};
+use crate::apply::{ApplyObserver, Round};
+use crate::handler::pull::{ParkedPull, run_again};
+use crate::replica::Replica;
+
+/// Told of every applied round. Never runs a pull itself: that would hold up apply.
+pub struct Waker {
+    pulls: Arc<ParkedPulls<ParkedPull>>,
+    /// Unbounded, but holds only pulls that were in the table, which is bounded.
+    woken: UnboundedSender<ParkedPull>,
+    /// Raft index of the last round that changed topics.
+    topics_changed: watch::Sender<u64>,
+}
+
+/// Pulls that were woken, and the mark of changed topics.
+pub struct Woken {
+    /// Pulls to run again.
+    pub pulls: UnboundedReceiver<ParkedPull>,
+    /// Raft index of the last round that changed topics.
+    pub topics_changed: watch::Receiver<u64>,
+}
+
+impl Waker {
+    /// A waker for one table.
+    pub fn new(pulls: Arc<ParkedPulls<ParkedPull>>) -> (Self, Woken) {
+        let (woken, receiver) = unbounded_channel();
+        let (topics_changed, changed) = watch::channel(0);
+        (Self { pulls, woken, topics_changed }, Woken { pulls: receiver, topics_changed: changed })
+    }
+}
+
+impl ApplyObserver for Waker {
+    fn applied(&mut self, round: &Round) {
+        for advance in &round.queues {
+            let key = QueueKey { incarnation: advance.topic.incarnation(), queue_id: advance.queue as i32 };
+            for pull in self.pulls.wake(key, |pull| pull.wants(advance.first, advance.units())) {
+                // The receiver is gone when the node stops: its clients are gone too.
+                let _ = self.woken.send(pull);
+            }
+        }
+        if !round.topics.is_empty() {
+            self.topics_changed.send_replace(round.applied.index);
+        }
+    }
+}
+
+/// Runs woken pulls until the waker is gone.
+pub async fn run_woken(replica: Arc<Replica>, mut woken: UnboundedReceiver<ParkedPull>) {
+    while let Some(pull) = woken.recv().await {
+        rerun(&replica, pull);
+    }
+}
+
+/// Runs a pull again, at once when its client keeps up with reading, else as soon as it does.
+pub(crate) fn rerun(replica: &Arc<Replica>, pull: ParkedPull) {
+    let connection = Arc::clone(pull.responder().connection());
+    if connection.has_room() {
+        return run_again(replica, pull);
+    }
+    let replica = Arc::clone(replica);
+    tokio::spawn(async move {
+        connection.room().await;
+        if !connection.is_closed() {
+            run_again(&replica, pull);
+        }
+    });
+}

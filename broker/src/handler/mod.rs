@@ -1,0 +1,79 @@
+//! What each request does, one kind a file. Chosen by [`crate::server::dispatch`].
+//!
+//! A handler checks what it was sent, reads applied state or proposes to the log, and answers through its
+//! [`Responder`](crate::server::outbox::Responder), at once or later. None of them blocks, and none changes state by itself:
+//! that is what the log is for.
+
+pub mod batch;
+pub mod client_config;
+pub mod consumer_list;
+pub mod heartbeat;
+pub mod offset;
+pub mod pull;
+pub mod queue_ends;
+pub mod raft_status;
+pub mod runtime_info;
+pub mod send;
+pub mod subscription_group;
+pub mod topic;
+pub mod view_message;
+
+use ledgermq_dledger::ReadError;
+use ledgermq_protocol::json::{Body, JsonError};
+use ledgermq_protocol::remoting::command::RemotingCommand;
+use ledgermq_protocol::remoting::headers::{FieldError, Header};
+use ledgermq_protocol::remoting::response_code::ResponseCode;
+
+use crate::apply::QueueError;
+use crate::identity::Identity;
+use crate::stamp::Refusal;
+
+/// A missing or malformed field.
+pub(crate) fn bad_field(error: FieldError) -> Refusal {
+    Refusal::new(ResponseCode::INVALID_PARAMETER, error.to_string())
+}
+
+/// A body that is not what it should be.
+pub(crate) fn bad_body(error: JsonError) -> Refusal {
+    Refusal::new(ResponseCode::SYSTEM_ERROR, format!("the body cannot be read: {error}"))
+}
+
+/// The typed header of a request.
+pub(crate) fn header<H: Header>(request: &RemotingCommand) -> Result<H, Refusal> {
+    request.header().map_err(bad_field)
+}
+
+/// The body of a request.
+pub(crate) fn body<B: Body>(request: &RemotingCommand) -> Result<B, Refusal> {
+    B::from_json(&request.body).map_err(bad_body)
+}
+
+impl From<QueueError> for Refusal {
+    fn from(error: QueueError) -> Self {
+        pull::unreadable(&error)
+    }
+}
+
+/// Turns `answer` into what a failed read barrier means to a client.
+pub(crate) fn no_barrier(mut answer: RemotingCommand, error: &ReadError, identity: &Identity) -> RemotingCommand {
+    match error {
+        ReadError::NotLeader { leader, term } => identity.not_leader(answer, *leader, *term),
+        ReadError::TimedOut(_) => {
+            answer.code = ResponseCode::SERVICE_NOT_AVAILABLE;
+            answer.remark = Some(format!("{}: {error}, try again", identity.broker_name));
+            answer
+        }
+        ReadError::Busy => {
+            answer.code = ResponseCode::SYSTEM_BUSY;
+            answer.remark = Some(format!("[TIMEOUT_CLEAN_QUEUE] {error}, try again later"));
+            answer
+        }
+    }
+}
+
+/// Turns `answer` into a refusal.
+pub(crate) fn refused(mut answer: RemotingCommand, refusal: Refusal) -> RemotingCommand {
+    answer.code = refusal.code;
+    answer.remark = Some(refusal.remark);
+    answer
+}

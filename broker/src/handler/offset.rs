@@ -1,0 +1,130 @@
+//! QUERY_CONSUMER_OFFSET and UPDATE_CONSUMER_OFFSET: where a group goes on in a queue.
+//!
+//! Offsets are commands in the log: the last one in log order holds, also when it goes back. One-way commits are kept and
+//! proposed together; a commit that waits for its answer is proposed at once. A query first proposes what is kept for its group
+//! and answers after a read barrier, so what was served never goes back, and a deposed leader serves nothing.
+
+use std::sync::Arc;
+
+use ledgermq_dledger::Outcome;
+use ledgermq_protocol::remoting::command::RemotingCommand;
+use ledgermq_protocol::remoting::headers::offset::{OffsetResponse, QueryConsumerOffset, UpdateConsumerOffset};
+use ledgermq_protocol::remoting::response_code::ResponseCode;
+
+use super::{header, no_barrier, refused};
+use crate::command::{Command, CommitOffsets, OffsetCommit};
+use crate::replica::{Replica, outcome};
+use crate::server::outbox::Responder;
+use crate::server::ticket::failed;
+use crate::stamp::{Answer, Refusal};
+use crate::tables::Topic;
+
+/// Messages behind which the start of a queue no longer counts as recent: a group without an offset then starts where its
+/// consumer says. RocketMQ asks whether the first message is still in memory.
+const RECENT_MESSAGES: u64 = 1 << 20;
+
+/// Answers a query.
+pub async fn query(replica: Arc<Replica>, request: RemotingCommand, responder: Responder) {
+    let answer = responder.command(ResponseCode::SUCCESS);
+    let answer = match header(&request) {
+        Ok(query) => answer_query(&replica, &query, answer).await,
+        Err(refusal) => refused(answer, refusal),
+    };
+    responder.send(answer);
+}
+
+async fn answer_query(replica: &Replica, query: &QueryConsumerOffset, answer: RemotingCommand) -> RemotingCommand {
+    let proposed: Vec<_> = {
+        let mut offsets = replica.offsets.lock();
+        offsets.take_group(&query.consumer_group).into_iter().map(|command| replica.propose(command)).collect()
+    };
+    for waiting in proposed {
+        match outcome(waiting).await {
+            // A commit whose topic is gone meanwhile is nobody's loss.
+            Outcome::Answered(_) => {}
+            failure => return failed(answer, failure, replica.identity()),
+        }
+    }
+    if let Err(error) = replica.read_barrier().await {
+        return no_barrier(answer, &error, replica.identity());
+    }
+    let topic = replica.tables().topic(&query.topic);
+    match stored_or_start(replica, query, topic.as_deref()) {
+        Some(offset) => answer.with_header(&OffsetResponse { offset: offset as i64 }),
+        None => refused(
+            answer,
+            Refusal::new(
+                ResponseCode::QUERY_NOT_FOUND,
+                format!("group {} has no offset for queue {} of {}", query.consumer_group, query.queue_id, query.topic),
+            ),
+        ),
+    }
+}
+
+/// The committed offset, or 0 for a group that is new to a young queue: else CONSUME_FROM_LAST_OFFSET would skip the first
+/// messages of a new topic.
+fn stored_or_start(replica: &Replica, query: &QueryConsumerOffset, topic: Option<&Topic>) -> Option<u64> {
+    let topic = topic?;
+    let queue = u32::try_from(query.queue_id).ok()?;
+    if let Some(offset) = replica.tables().offset(&query.consumer_group, topic.key(), queue) {
+        return Some(offset);
+    }
+    let young = topic.min_offset(queue) == 0 && topic.next_offset(queue) < RECENT_MESSAGES;
+    (young && query.set_zero_if_not_found != Some(false)).then_some(0)
+}
+
+/// Takes a commit. One that wants no answer is kept for a moment, any other is answered once it is in the log.
+pub fn update(replica: &Arc<Replica>, request: &RemotingCommand, responder: Responder) {
+    let (update, topic) = match checked(replica, request) {
+        Ok(checked) => checked,
+        Err(refusal) => return responder.refuse(refusal.code, refusal.remark),
+    };
+    let commit = OffsetCommit {
+        group: update.consumer_group,
+        topic: update.topic,
+        incarnation: topic.incarnation(),
+        queue: update.queue_id as u32,
+        offset: update.commit_offset as u64,
+    };
+    if responder.is_oneway() {
+        replica.buffer_offset(&Arc::from(commit.group), topic.key(), commit.queue, commit.offset);
+        return;
+    }
+    let waiting = {
+        let mut offsets = replica.offsets.lock();
+        offsets.forget(&commit.group, topic.key(), commit.queue);
+        replica.propose(Command::CommitOffsets(CommitOffsets { offsets: vec![commit] }))
+    };
+    let identity = Arc::clone(replica.identity());
+    tokio::spawn(async move {
+        let answer = responder.command(ResponseCode::SUCCESS);
+        let answer = match outcome(waiting).await {
+            Outcome::Answered(Answer::Done { .. }) => answer,
+            failure => failed(answer, failure, &identity),
+        };
+        responder.send(answer);
+    });
+}
+
+fn checked(replica: &Replica, request: &RemotingCommand) -> Result<(UpdateConsumerOffset, Arc<Topic>), Refusal> {
+    let update: UpdateConsumerOffset = header(request)?;
+    if !replica.serves() {
+        // Whatever this replica knows of topics may be old: the proposal finds out who leads, and names it.
+        let topic = replica.tables().topic(&update.topic);
+        return topic.map(|topic| (update, topic)).ok_or_else(|| not_serving(replica));
+    }
+    let Some(topic) = replica.tables().topic(&update.topic) else {
+        let remark = format!("topic {} does not exist", update.topic);
+        return Err(Refusal::new(ResponseCode::TOPIC_NOT_EXIST, remark));
+    };
+    if update.queue_id < 0 || update.commit_offset < 0 {
+        let remark = format!("queue id {} or offset {} is negative", update.queue_id, update.commit_offset);
+        return Err(Refusal::new(ResponseCode::INVALID_PARAMETER, remark));
+    }
+    Ok((update, topic))
+}
+
+fn not_serving(replica: &Replica) -> Refusal {
+    let remark = format!("this member of {} does not lead", replica.identity().broker_name);
+    Refusal::new(ResponseCode::SERVICE_NOT_AVAILABLE, remark)
+}

@@ -1,0 +1,378 @@
+//! PULL_MESSAGE and LITE_PULL_MESSAGE: messages of one queue, filtered by tag, straight out of the CommitLog.
+//!
+//! ```text
+//! checks --> ConsumeQueue units from the asked offset (tag hash on the unit) --> slices of the log --> one vectored write
+//!   nothing new: parked in consumer/long_poll until apply wakes it or its time runs out, then run once more
+//! ```
+//! Served by every replica from what it has applied. Only a confirmed leader says that an offset lies beyond the end: a replica
+//! that lags would make clients reset their offsets.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use ledgermq_dledger::LogPos;
+use ledgermq_protocol::heartbeat::TYPE_TAG;
+use ledgermq_protocol::message::record::RecordRef;
+use ledgermq_protocol::message::tags::TagFilter;
+use ledgermq_protocol::remoting::command::RemotingCommand;
+use ledgermq_protocol::remoting::headers::pull::{
+    FLAG_COMMIT_OFFSET, FLAG_SUBSCRIPTION, FLAG_SUSPEND, PullMessage, PullMessageResponse, status,
+};
+use ledgermq_protocol::remoting::response_code::ResponseCode;
+
+use super::client_config::NO_SQL92;
+use super::header;
+use crate::apply::{UNITS_PER_READ_MAX, Unit};
+use crate::consumer::group::Lookup;
+use crate::consumer::long_poll::QueueKey;
+use crate::replica::Replica;
+use crate::server::outbox::Responder;
+use crate::stamp::Refusal;
+use crate::tables::Topic;
+
+/// Most messages of one answer, whatever was asked for. Stock clients ask for 32.
+pub const MESSAGES_MAX: usize = 1_024;
+
+/// Bytes of one answer, when the client names none: RocketMQ's own bound. One message may be larger.
+pub const BYTES_DEFAULT: usize = 256 << 10;
+
+/// Most bytes of one answer, whatever was asked for. One message may be larger.
+pub const BYTES_MAX: usize = 1 << 20;
+
+/// Most units that one pull looks at in search of a match.
+const UNITS_SCANNED_MAX: usize = 4 * UNITS_PER_READ_MAX;
+
+/// Longest time that a pull is held. Clients ask for 15 to 20 s and give up after 30.
+const HOLD_MAX: Duration = Duration::from_secs(60);
+
+/// A pull that is on its way, or waits.
+#[derive(Debug)]
+pub struct ParkedPull {
+    pull: PullMessage,
+    filter: Arc<TagFilter>,
+    responder: Responder,
+}
+
+impl ParkedPull {
+    /// Whether new messages of its queue are worth running it again: units from queue offset `first` on.
+    pub fn wants(&self, first: u64, mut units: impl Iterator<Item = Unit>) -> bool {
+        let mut offset = first;
+        units.any(|unit| {
+            let wanted = offset as i64 >= self.pull.queue_offset && self.filter.matches(unit.tags_code);
+            offset += 1;
+            wanted
+        })
+    }
+
+    /// The connection that waits for it.
+    pub fn responder(&self) -> &Responder {
+        &self.responder
+    }
+}
+
+/// Handles a pull that has just arrived.
+pub fn pull(replica: &Arc<Replica>, request: &RemotingCommand, mut responder: Responder) {
+    // Only the fields are kept while the pull waits.
+    responder.release_claim();
+    let pull: PullMessage = match header(request) {
+        Ok(pull) => pull,
+        Err(refusal) => return responder.refuse(refusal.code, refusal.remark),
+    };
+    run(replica, pull, responder, true);
+}
+
+/// Runs a pull again that waited; it does not wait a second time.
+pub fn run_again(replica: &Arc<Replica>, parked: ParkedPull) {
+    run(replica, parked.pull, parked.responder, false);
+}
+
+fn run(replica: &Arc<Replica>, pull: PullMessage, responder: Responder, may_wait: bool) {
+    let checked = match check(replica, &pull) {
+        Ok(checked) => checked,
+        Err(refusal) => return responder.refuse(refusal.code, refusal.remark),
+    };
+    if may_wait {
+        commit(replica, &pull, &checked);
+    }
+    let found = match look(replica, &pull, &checked) {
+        Ok(found) => found,
+        Err(refusal) => return responder.refuse(refusal.code, refusal.remark),
+    };
+    match found {
+        Found::Beyond if replica.serves() => {
+            let replica = Arc::clone(replica);
+            tokio::spawn(async move { confirm_beyond(&replica, pull, checked, responder, may_wait).await });
+        }
+        Found::Beyond | Found::NothingNew => wait_or_answer(replica, pull, checked, responder, may_wait),
+        Found::Messages(messages) => {
+            let answer = messages.answer(&responder, &checked);
+            responder.send_slices(answer, messages.slices);
+        }
+        Found::TooSmall => {
+            let answer = moved(&responder, &checked, checked.min, status::OFFSET_TOO_SMALL);
+            responder.send(answer);
+        }
+    }
+}
+
+/// The offset lies beyond what this replica has applied, and it believes to lead. Asks a quorum before the client is told to
+/// reset its offset.
+async fn confirm_beyond(
+    replica: &Arc<Replica>,
+    pull: PullMessage,
+    checked: Checked,
+    responder: Responder,
+    may_wait: bool,
+) {
+    let confirmed = replica.read_barrier().await.is_ok();
+    let end = checked.topic.next_offset(checked.queue) as i64;
+    if confirmed && pull.queue_offset > end {
+        let status = if end == 0 { status::NO_MESSAGE_IN_QUEUE } else { status::OFFSET_OVERFLOW_BADLY };
+        let answer = moved(&responder, &checked, end, status);
+        responder.send(answer);
+    } else {
+        wait_or_answer(replica, pull, checked, responder, may_wait);
+    }
+}
+
+/// Parks a pull that found nothing, if it may wait; else says so.
+fn wait_or_answer(replica: &Arc<Replica>, pull: PullMessage, checked: Checked, responder: Responder, may_wait: bool) {
+    let hold = Duration::from_millis(u64::try_from(pull.suspend_timeout_ms).unwrap_or(0)).min(HOLD_MAX);
+    if !may_wait || pull.sys_flag & FLAG_SUSPEND == 0 || hold.is_zero() || responder.is_oneway() {
+        return nothing_new(&pull, &checked, responder);
+    }
+    let key = QueueKey { incarnation: checked.topic.incarnation(), queue_id: pull.queue_id };
+    let connection = Arc::clone(responder.connection());
+    let wanted = pull.queue_offset;
+    connection.has_parked.store(true, Ordering::Relaxed);
+    let parked = ParkedPull { pull, filter: Arc::clone(&checked.filter), responder };
+    match replica.pulls.park(key, Instant::now() + hold, connection.id(), parked) {
+        // A message that became visible between the look and the parking has woken nobody; a connection that ended in between
+        // would be forgotten by nobody.
+        Ok(ticket) if checked.topic.next_offset(checked.queue) as i64 > wanted || connection.is_closed() => {
+            if let Some(parked) = replica.pulls.take(ticket) {
+                run_again(replica, parked);
+            }
+        }
+        Ok(_) => {}
+        Err(full) => nothing_new(&full.pull, &checked, full.responder),
+    }
+}
+
+fn nothing_new(pull: &PullMessage, checked: &Checked, responder: Responder) {
+    let mut answer = responder.command(ResponseCode::PULL_NOT_FOUND).with_remark(status::OFFSET_OVERFLOW_ONE);
+    answer = answer.with_header(&checked.response(pull.queue_offset));
+    responder.send(answer);
+}
+
+fn moved(responder: &Responder, checked: &Checked, next: i64, status: &str) -> RemotingCommand {
+    responder.command(ResponseCode::PULL_OFFSET_MOVED).with_remark(status).with_header(&checked.response(next))
+}
+
+/// A pull that passed the checks.
+struct Checked {
+    topic: Arc<Topic>,
+    queue: u32,
+    filter: Arc<TagFilter>,
+    min: i64,
+}
+
+impl Checked {
+    fn response(&self, next_begin_offset: i64) -> PullMessageResponse {
+        PullMessageResponse {
+            suggest_which_broker_id: 0,
+            next_begin_offset,
+            min_offset: self.min,
+            max_offset: self.topic.next_offset(self.queue) as i64,
+            topic_sys_flag: None,
+            group_sys_flag: None,
+        }
+    }
+}
+
+/// The checks, in the order in which a client may rely on them.
+fn check(replica: &Arc<Replica>, pull: &PullMessage) -> Result<Checked, Refusal> {
+    let group_name = &pull.consumer_group;
+    let group = replica.tables().group(group_name);
+    match &group {
+        None => {
+            ledgermq_protocol::names::check_group(group_name)
+                .map_err(|error| Refusal::new(ResponseCode::SUBSCRIPTION_GROUP_NOT_EXIST, error.to_string()))?;
+            replica.ensure_group(group_name);
+        }
+        Some(group) if !group.consume_enable => {
+            let remark = format!("subscription group {group_name} may not consume");
+            return Err(Refusal::new(ResponseCode::NO_PERMISSION, remark));
+        }
+        Some(_) => {}
+    }
+    let Some(topic) = replica.tables().topic(&pull.topic) else {
+        let remark = format!("topic {} does not exist", pull.topic);
+        return Err(Refusal::new(ResponseCode::TOPIC_NOT_EXIST, remark));
+    };
+    if !topic.settings().readable() {
+        let remark = format!("pulling from topic {} is forbidden", pull.topic);
+        return Err(Refusal::new(ResponseCode::NO_PERMISSION, remark));
+    }
+    let queue = u32::try_from(pull.queue_id).ok().filter(|queue| *queue < topic.settings().read_queues);
+    let Some(queue) = queue else {
+        let queues = topic.settings().read_queues;
+        let remark = format!("queue id {} is illegal, topic {} has {queues} read queues", pull.queue_id, pull.topic);
+        return Err(Refusal::new(ResponseCode::INVALID_PARAMETER, remark));
+    };
+    let broadcast = group.as_ref().is_none_or(|group| group.consume_broadcast_enable);
+    let filter = filter_of(replica, pull, broadcast)?;
+    let min = topic.min_offset(queue) as i64;
+    Ok(Checked { topic, queue, filter, min })
+}
+
+/// The subscription of the request, or the one that heartbeats brought.
+fn filter_of(replica: &Replica, pull: &PullMessage, broadcast_allowed: bool) -> Result<Arc<TagFilter>, Refusal> {
+    if pull.sys_flag & FLAG_SUBSCRIPTION != 0 {
+        if pull.expression_type.as_deref().unwrap_or(TYPE_TAG) != TYPE_TAG {
+            return Err(Refusal::new(ResponseCode::SYSTEM_ERROR, NO_SQL92));
+        }
+        return TagFilter::parse(pull.subscription.as_deref().unwrap_or_default())
+            .map(Arc::new)
+            .map_err(|error| Refusal::new(ResponseCode::SUBSCRIPTION_PARSE_FAILED, error.to_string()));
+    }
+    let group = &pull.consumer_group;
+    let lookup = replica.consumers.subscription(group, &pull.topic);
+    if lookup != Lookup::NoGroup
+        && !broadcast_allowed
+        && replica.consumers.consumption(group).is_some_and(|consumption| consumption.broadcasting)
+    {
+        let remark = format!("subscription group {group} may not consume by broadcast");
+        return Err(Refusal::new(ResponseCode::NO_PERMISSION, remark));
+    }
+    match lookup {
+        Lookup::Found(found) if pull.sub_version > found.version => Err(Refusal::new(
+            ResponseCode::SUBSCRIPTION_NOT_LATEST,
+            format!("the subscription of group {group} to {} known here is older", pull.topic),
+        )),
+        Lookup::Found(found) => found.filter.ok_or_else(|| Refusal::new(ResponseCode::SYSTEM_ERROR, NO_SQL92)),
+        Lookup::NotSubscribed => Err(Refusal::new(
+            ResponseCode::SUBSCRIPTION_NOT_EXIST,
+            format!("group {group} does not subscribe to {}", pull.topic),
+        )),
+        Lookup::NoGroup => Err(Refusal::new(
+            ResponseCode::SUBSCRIPTION_NOT_EXIST,
+            format!("no heartbeat of group {group} has come to this broker yet"),
+        )),
+    }
+}
+
+/// Takes the offset that a pull brings with it.
+fn commit(replica: &Replica, pull: &PullMessage, checked: &Checked) {
+    if pull.sys_flag & FLAG_COMMIT_OFFSET == 0 {
+        return;
+    }
+    if let Ok(offset) = u64::try_from(pull.commit_offset) {
+        replica.buffer_offset(&Arc::from(pull.consumer_group.as_str()), checked.topic.key(), checked.queue, offset);
+    }
+}
+
+/// What the queue holds at the asked offset.
+enum Found {
+    /// Messages, or none that match among those that were looked at.
+    Messages(Messages),
+    /// The offset is the next one to be written.
+    NothingNew,
+    /// The offset lies beyond that.
+    Beyond,
+    /// The offset lies before the first message.
+    TooSmall,
+}
+
+struct Messages {
+    slices: Vec<Bytes>,
+    next_offset: u64,
+}
+
+impl Messages {
+    fn answer(&self, responder: &Responder, checked: &Checked) -> RemotingCommand {
+        let (code, status) = if self.slices.is_empty() {
+            (ResponseCode::PULL_RETRY_IMMEDIATELY, status::NO_MATCHED_MESSAGE)
+        } else {
+            (ResponseCode::SUCCESS, status::FOUND)
+        };
+        responder.command(code).with_remark(status).with_header(&checked.response(self.next_offset as i64))
+    }
+}
+
+fn look(replica: &Replica, pull: &PullMessage, checked: &Checked) -> Result<Found, Refusal> {
+    let end = checked.topic.next_offset(checked.queue);
+    match u64::try_from(pull.queue_offset) {
+        Ok(offset) if (checked.min as u64..end).contains(&offset) => {
+            read(replica, pull, checked, offset).map(Found::Messages)
+        }
+        Ok(offset) if offset == end && offset >= checked.min as u64 => Ok(Found::NothingNew),
+        Ok(offset) if offset > end => Ok(Found::Beyond),
+        _ => Ok(Found::TooSmall),
+    }
+}
+
+fn read(replica: &Replica, pull: &PullMessage, checked: &Checked, from: u64) -> Result<Messages, Refusal> {
+    let messages_max = usize::try_from(pull.max_msg_nums).unwrap_or(0).clamp(1, MESSAGES_MAX);
+    let bytes_max = pull
+        .max_msg_bytes
+        .and_then(|bytes| usize::try_from(bytes).ok())
+        .map_or(BYTES_DEFAULT, |bytes| bytes.clamp(1, BYTES_MAX));
+    let mut messages = Messages { slices: Vec::new(), next_offset: from };
+    let mut bytes = 0;
+    let mut scanned = 0;
+    while scanned < UNITS_SCANNED_MAX {
+        let batch = match *checked.filter {
+            TagFilter::All => messages_max,
+            TagFilter::Codes(_) => UNITS_PER_READ_MAX,
+        };
+        let units = replica
+            .queues
+            .read(&checked.topic, checked.queue, messages.next_offset, batch)
+            .map_err(|error| unreadable(&error))?;
+        if units.is_empty() {
+            break;
+        }
+        for unit in units {
+            if checked.filter.matches(unit.tags_code) {
+                let full = messages.slices.len() == messages_max || bytes + unit.size as usize > bytes_max;
+                if full && !messages.slices.is_empty() {
+                    return Ok(messages);
+                }
+                messages.slices.push(record_bytes(replica, unit)?);
+                bytes += unit.size as usize;
+            }
+            messages.next_offset += 1;
+            scanned += 1;
+        }
+        if messages.slices.len() == messages_max {
+            break;
+        }
+    }
+    Ok(messages)
+}
+
+fn record_bytes(replica: &Replica, unit: Unit) -> Result<Bytes, Refusal> {
+    let position = LogPos(unit.physical_offset);
+    replica.handle.reader().read(position, unit.size as usize).map_err(|error| unreadable(&error))
+}
+
+/// Reads one record of a queue and takes something out of it.
+pub(super) fn record_at<T>(
+    replica: &Replica,
+    unit: &Unit,
+    take: impl FnOnce(RecordRef<'_>) -> T,
+) -> Result<T, Refusal> {
+    let bytes = record_bytes(replica, *unit)?;
+    RecordRef::decode(&bytes).map(take).map_err(|error| unreadable(&error))
+}
+
+pub(super) fn unreadable(error: &dyn std::fmt::Display) -> Refusal {
+    tracing::error!(%error, "stored messages cannot be read");
+    Refusal::new(ResponseCode::SYSTEM_ERROR, format!("stored messages cannot be read: {error}"))
+}
+
+#[cfg(test)]
+mod tests;

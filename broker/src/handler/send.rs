@@ -1,0 +1,216 @@
+//! SEND_MESSAGE and SEND_MESSAGE_V2: one message, checked, encoded once into its stored form, and proposed.
+//!
+//! What depends on the state of topics (existence, permission, queue) is decided in log order by the stamper; here is what a
+//! message alone can be refused for. The answer comes from [`crate::server::ticket`] when a majority has the message on disk.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use ledgermq_protocol::message::id::UniqKeyMaker;
+use ledgermq_protocol::message::properties::{self, name};
+use ledgermq_protocol::message::record::{self, Message};
+use ledgermq_protocol::message::sys_flag;
+use ledgermq_protocol::names::{self, NameError};
+use ledgermq_protocol::remoting::command::RemotingCommand;
+use ledgermq_protocol::remoting::headers::send::{SendMessage, SendMessageResponse};
+use ledgermq_protocol::remoting::response_code::ResponseCode;
+
+use parking_lot::Mutex;
+
+use crate::identity::Identity;
+use crate::replica::{Replica, wall_clock_ms};
+use crate::server::outbox::Responder;
+use crate::server::ticket::SendTicket;
+use crate::stamp::{AutoCreate, Item, Refusal, SendItem};
+use crate::tables::Tables;
+
+/// Longest body of a message in bytes.
+pub const BODY_LEN_MAX: usize = record::DEFAULT_MAX_BODY_LEN;
+
+/// Tries of a message before it becomes a dead letter, for a group that nobody configured.
+const RETRY_TIMES_DEFAULT: i32 = 16;
+
+/// What encoding a message needs to know of its replica.
+#[derive(Debug)]
+pub struct Sending {
+    /// Who stores it.
+    pub identity: Arc<Identity>,
+    /// Applied state, for hints: the stamper decides.
+    pub tables: Arc<Tables>,
+    /// Whether a send to an unknown topic may create it.
+    pub auto_create_topics: bool,
+    /// For messages that come without a unique key.
+    pub unique_keys: Mutex<UniqKeyMaker>,
+}
+
+impl Sending {
+    fn next_unique_key(&self) -> String {
+        self.unique_keys.lock().next_key(wall_clock_ms())
+    }
+}
+
+/// Handles one send.
+pub fn send(replica: &Arc<Replica>, request: &RemotingCommand, responder: Responder) {
+    match prepare(&replica.sending, request, responder.connection().peer()) {
+        Ok((item, unique_key)) => {
+            let ticket = SendTicket { responder, unique_key, identity: Arc::clone(replica.identity()) };
+            replica.propose_send(Item::Send(item), ticket);
+        }
+        Err(refusal) => responder.refuse(refusal.code, refusal.remark),
+    }
+}
+
+fn prepare(
+    sending: &Sending,
+    request: &RemotingCommand,
+    born_host: SocketAddr,
+) -> Result<(SendItem, Option<Box<str>>), Refusal> {
+    let header = SendMessage::from_ext(request.code, &request.ext).map_err(super::bad_field)?;
+    if header.batch == Some(true) {
+        return Err(illegal("a batch is sent with SEND_BATCH_MESSAGE"));
+    }
+    check_topic(header.topic)?;
+    check_sys_flag(header.sys_flag)?;
+    check_body(request.body.len())?;
+    let given = header.properties.unwrap_or_default();
+    check_properties(given, names::is_retry_topic(header.topic))?;
+
+    let target = Target::of(sending, &header);
+    let properties = stored_properties(sending, given)?;
+    let unique_key = properties::get(&properties, name::UNIQ_KEY).map(Box::from);
+    let message = Message {
+        topic: &target.topic,
+        queue_id: target.queue_id,
+        flag: header.flag,
+        sys_flag: header.sys_flag,
+        born_timestamp_ms: header.born_timestamp_ms,
+        born_host,
+        store_host: sending.identity.store_host,
+        reconsume_times: header.reconsume_times.unwrap_or(0),
+        prepared_transaction_offset: 0,
+        body: &request.body,
+        properties: &properties,
+    };
+    let mut records = BytesMut::new();
+    record::encode(&message, &mut records).map_err(|error| illegal(error.to_string()))?;
+    Ok((SendItem::new(target.topic, target.queue_id, records, target.auto_create), unique_key))
+}
+
+/// Where a send really goes.
+pub(super) struct Target {
+    pub(super) topic: Arc<str>,
+    pub(super) queue_id: i32,
+    pub(super) auto_create: AutoCreate,
+}
+
+impl Target {
+    /// The topic that the header names, or the dead letters of a group whose message was tried often enough.
+    pub(super) fn of(sending: &Sending, header: &SendMessage<'_>) -> Self {
+        if let Some(group) = names::retry_topic_group(header.topic) {
+            let times_max = header.max_reconsume_times.unwrap_or_else(|| {
+                sending.tables.group(group).map_or(RETRY_TIMES_DEFAULT, |settings| settings.retry_max_times)
+            });
+            if header.reconsume_times.unwrap_or(0) > times_max {
+                let topic = names::dlq_topic(group).into();
+                return Self { topic, queue_id: 0, auto_create: AutoCreate::Plain { queues: 1 } };
+            }
+        }
+        let topic = match sending.tables.topic(header.topic) {
+            Some(topic) => Arc::clone(topic.name()),
+            None => Arc::from(header.topic),
+        };
+        let auto_create = if names::is_retry_topic(header.topic) {
+            AutoCreate::Plain { queues: 1 }
+        } else if sending.auto_create_topics && !names::is_dlq_topic(header.topic) {
+            let queues = u32::try_from(header.default_topic_queue_nums).unwrap_or(0).max(1);
+            AutoCreate::From { template: Arc::from(header.default_topic), queues }
+        } else {
+            AutoCreate::No
+        };
+        Self { topic, queue_id: header.queue_id, auto_create }
+    }
+}
+
+/// Checks a topic's name for sending.
+pub(super) fn check_topic(topic: &str) -> Result<(), Refusal> {
+    names::check_topic(topic).map_err(|error| {
+        let code = match error {
+            NameError::TooLong { .. } => ResponseCode::MESSAGE_ILLEGAL,
+            NameError::Empty { .. } | NameError::Character { .. } => ResponseCode::INVALID_PARAMETER,
+        };
+        Refusal::new(code, error.to_string())
+    })?;
+    if !names::is_sendable_topic(topic) || topic.starts_with(names::SYSTEM_PREFIX) {
+        return Err(Refusal::new(ResponseCode::NO_PERMISSION, format!("sending to system topic {topic} is forbidden")));
+    }
+    Ok(())
+}
+
+/// Checks a message's system flag for what is not built yet.
+pub(super) fn check_sys_flag(flag: i32) -> Result<(), Refusal> {
+    if flag & sys_flag::TRANSACTION_MASK != 0 {
+        return Err(no_transactions());
+    }
+    if flag & (sys_flag::NEED_UNWRAP | sys_flag::INNER_BATCH) != 0 {
+        return Err(illegal("inner batches are not supported: send an ordinary batch"));
+    }
+    Ok(())
+}
+
+/// Checks the length of a body.
+pub(super) fn check_body(len: usize) -> Result<(), Refusal> {
+    if len > BODY_LEN_MAX {
+        return Err(illegal(format!("message body of {len} bytes, the limit is {BODY_LEN_MAX}")));
+    }
+    Ok(())
+}
+
+/// Checks a message's properties: their length, and marks for what is not built yet. A delay on a retry topic is let through
+/// and ignored, since that is how a Java consumer gives a message back when CONSUMER_SEND_MSG_BACK fails.
+pub(super) fn check_properties(given: &str, to_retry_topic: bool) -> Result<(), Refusal> {
+    if given.len() > properties::MAX_PROPERTIES_LEN {
+        let limit = properties::MAX_PROPERTIES_LEN;
+        return Err(illegal(format!("message properties of {} bytes, the limit is {limit}", given.len())));
+    }
+    for (key, value) in properties::iter(given) {
+        match key {
+            name::TRAN_MSG if value.eq_ignore_ascii_case("true") => return Err(no_transactions()),
+            name::DELAY if !to_retry_topic && value.parse::<i64>().is_ok_and(|level| level > 0) => {
+                return Err(illegal("delayed messages are not supported yet: send without a delay level"));
+            }
+            name::TIMER_DELAY_SEC | name::TIMER_DELAY_MS | name::TIMER_DELIVER_MS | name::TIMER_DEL_UNIQKEY => {
+                return Err(illegal(format!("timed messages are not supported yet: send without {key}")));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The properties as they are stored: the client's, without what only a broker may set, with what a broker adds.
+fn stored_properties(sending: &Sending, given: &str) -> Result<String, Refusal> {
+    let mut all = String::with_capacity(given.len() + 128);
+    all.push_str(given);
+    properties::remove(&mut all, name::POP_CK);
+    let too_long = |error: properties::PropertyError| illegal(format!("with what the broker adds: {error}"));
+    if properties::get(&all, name::UNIQ_KEY).is_none() {
+        properties::push(&mut all, name::UNIQ_KEY, &sending.next_unique_key()).map_err(too_long)?;
+    }
+    properties::set(&mut all, name::MSG_REGION, SendMessageResponse::DEFAULT_REGION).map_err(too_long)?;
+    properties::set(&mut all, name::TRACE_ON, "true").map_err(too_long)?;
+    properties::set(&mut all, name::CLUSTER, &sending.identity.cluster).map_err(too_long)?;
+    Ok(all)
+}
+
+fn no_transactions() -> Refusal {
+    illegal("transactional messages are not supported yet")
+}
+
+/// MESSAGE_ILLEGAL: not retried by any client.
+pub(super) fn illegal(remark: impl Into<String>) -> Refusal {
+    Refusal::new(ResponseCode::MESSAGE_ILLEGAL, remark)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,125 @@
+//! UPDATE_AND_CREATE_SUBSCRIPTIONGROUP and GET_ALL_SUBSCRIPTIONGROUP_CONFIG.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ledgermq_dledger::Outcome;
+use ledgermq_protocol::json::Body;
+use ledgermq_protocol::names;
+use ledgermq_protocol::remoting::command::RemotingCommand;
+use ledgermq_protocol::remoting::response_code::ResponseCode;
+use ledgermq_protocol::subscription_group::{GroupRetryPolicy, SubscriptionGroupConfig, SubscriptionGroupWrapper};
+
+use super::{body, refused, topic};
+use crate::command::{Command, GroupSettings, PutSubscriptionGroup};
+use crate::replica::Replica;
+use crate::server::outbox::Responder;
+use crate::server::ticket::failed;
+use crate::stamp::{Answer, Refusal};
+
+/// Creates a subscription group or changes its settings; answers once the change is in the log and visible here.
+pub async fn create(replica: Arc<Replica>, request: RemotingCommand, responder: Responder) {
+    let answer = responder.command(ResponseCode::SUCCESS);
+    let answer = match prepare(&request) {
+        Err(refusal) => refused(answer, refusal),
+        Ok(put) => match replica.call(Command::PutSubscriptionGroup(put)).await {
+            Outcome::Answered(Answer::Done { index }) => {
+                replica.applied(index).await;
+                answer
+            }
+            failure => failed(answer, failure, replica.identity()),
+        },
+    };
+    responder.send(answer);
+}
+
+fn prepare(request: &RemotingCommand) -> Result<PutSubscriptionGroup, Refusal> {
+    let config: SubscriptionGroupConfig = body(request)?;
+    let illegal = |remark: String| Refusal::new(ResponseCode::INVALID_PARAMETER, remark);
+    names::check_group(&config.group_name).map_err(|error| illegal(error.to_string()))?;
+    let settings = settings_of(&config);
+    settings.check().map_err(|error| illegal(error.to_string()))?;
+    Ok(PutSubscriptionGroup { group: config.group_name, settings, replace: true })
+}
+
+/// Answers with all groups. Without a total a 5.4 client asks no second time.
+pub fn all_groups(replica: &Replica, responder: Responder) {
+    let tables = replica.tables();
+    let data_version = topic::data_version(tables.groups_version(), replica.role().term);
+    let groups = tables.groups().into_iter().map(|(name, settings)| (name.to_string(), config_of(&name, &settings)));
+    let wrapper = SubscriptionGroupWrapper {
+        data_version,
+        forbidden_table: BTreeMap::new(),
+        subscription_group_table: groups.collect(),
+    };
+    let answer = responder.command(ResponseCode::SUCCESS).with_body(wrapper.to_json());
+    responder.send(answer);
+}
+
+fn settings_of(config: &SubscriptionGroupConfig) -> GroupSettings {
+    let policy = &config.group_retry_policy;
+    let retry_policy = if *policy == GroupRetryPolicy::default() {
+        String::new()
+    } else {
+        serde_json::to_string(policy).expect("a policy is numbers and texts")
+    };
+    GroupSettings {
+        consume_enable: config.consume_enable,
+        consume_from_min_enable: config.consume_from_min_enable,
+        consume_broadcast_enable: config.consume_broadcast_enable,
+        consume_message_orderly: config.consume_message_orderly,
+        retry_queues: config.retry_queue_nums,
+        retry_max_times: config.retry_max_times,
+        retry_policy,
+        broker_id: config.broker_id,
+        which_broker_when_consume_slowly: config.which_broker_when_consume_slowly,
+        notify_consumer_ids_changed: config.notify_consumer_ids_changed_enable,
+        sys_flag: config.group_sys_flag,
+        consume_timeout_minutes: config.consume_timeout_minute,
+        attributes: config.attributes.clone(),
+    }
+}
+
+fn config_of(group: &str, settings: &GroupSettings) -> SubscriptionGroupConfig {
+    SubscriptionGroupConfig {
+        attributes: settings.attributes.clone(),
+        broker_id: settings.broker_id,
+        consume_broadcast_enable: settings.consume_broadcast_enable,
+        consume_enable: settings.consume_enable,
+        consume_from_min_enable: settings.consume_from_min_enable,
+        consume_message_orderly: settings.consume_message_orderly,
+        consume_timeout_minute: settings.consume_timeout_minutes,
+        group_name: group.to_owned(),
+        // What is in the log was written by `settings_of`.
+        group_retry_policy: serde_json::from_str(&settings.retry_policy).unwrap_or_default(),
+        group_sys_flag: settings.sys_flag,
+        notify_consumer_ids_changed_enable: settings.notify_consumer_ids_changed,
+        retry_max_times: settings.retry_max_times,
+        retry_queue_nums: settings.retry_queues,
+        subscription_data_set: Vec::new(),
+        which_broker_when_consume_slowly: settings.which_broker_when_consume_slowly,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What an operator sets must come back as it was set.
+    #[test]
+    fn settings_survive_the_log() {
+        let config = SubscriptionGroupConfig {
+            consume_enable: false,
+            retry_max_times: 3,
+            retry_queue_nums: 2,
+            consume_message_orderly: true,
+            group_retry_policy: GroupRetryPolicy { kind: "EXPONENTIAL".into(), ..GroupRetryPolicy::default() },
+            attributes: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
+            ..SubscriptionGroupConfig::new("g")
+        };
+        assert_eq!(config_of("g", &settings_of(&config)), config);
+        let plain = SubscriptionGroupConfig::new("g");
+        assert_eq!(settings_of(&plain), GroupSettings::standard());
+        assert_eq!(config_of("g", &GroupSettings::standard()), plain);
+    }
+}

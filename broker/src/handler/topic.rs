@@ -1,0 +1,127 @@
+//! UPDATE_AND_CREATE_TOPIC and GET_ALL_TOPIC_CONFIG.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ledgermq_dledger::Outcome;
+use ledgermq_protocol::json::Body;
+use ledgermq_protocol::names;
+use ledgermq_protocol::remoting::command::RemotingCommand;
+use ledgermq_protocol::remoting::headers::topic::CreateTopic;
+use ledgermq_protocol::remoting::response_code::ResponseCode;
+use ledgermq_protocol::topic::{DataVersion, TopicConfig, TopicConfigSerializeWrapper, TopicFilterType};
+
+use super::{header, refused};
+use crate::command::{Command, PutTopic, TopicSettings};
+use crate::replica::Replica;
+use crate::server::outbox::Responder;
+use crate::server::ticket::failed;
+use crate::stamp::{Answer, Refusal};
+use crate::tables::{Tables, Topic};
+
+/// Creates a topic or changes its settings; answers once the change is in the log and visible here.
+pub async fn create(replica: Arc<Replica>, request: RemotingCommand, responder: Responder) {
+    let answer = responder.command(ResponseCode::SUCCESS);
+    let answer = match prepare(&replica, &request) {
+        Err(refusal) => refused(answer, refusal),
+        Ok(put) => match replica.call(Command::PutTopic(put)).await {
+            Outcome::Answered(Answer::Done { index }) => {
+                replica.applied(index).await;
+                answer
+            }
+            failure => failed(answer, failure, replica.identity()),
+        },
+    };
+    responder.send(answer);
+}
+
+fn prepare(replica: &Replica, request: &RemotingCommand) -> Result<PutTopic, Refusal> {
+    let wanted: CreateTopic = header(request)?;
+    let illegal = |remark: String| Refusal::new(ResponseCode::INVALID_PARAMETER, remark);
+    names::check_topic(&wanted.topic).map_err(|error| illegal(error.to_string()))?;
+    let identity = replica.identity();
+    if names::is_system_topic(&wanted.topic) || [&identity.cluster, &identity.broker_name].contains(&&wanted.topic) {
+        return Err(illegal(format!("topic {} belongs to the system", wanted.topic)));
+    }
+    let count = |what: &str, value: i32| {
+        u32::try_from(value).map_err(|_| illegal(format!("{what} is {value}, must not be negative")))
+    };
+    let known = replica.tables().topic(&wanted.topic);
+    let mut attributes = known.map(|topic| topic.settings().attributes.clone()).unwrap_or_default();
+    change_attributes(&mut attributes, wanted.attributes.as_deref().unwrap_or_default()).map_err(illegal)?;
+    let settings = TopicSettings {
+        read_queues: count("readQueueNums", wanted.read_queue_nums)?,
+        write_queues: count("writeQueueNums", wanted.write_queue_nums)?,
+        perm: count("perm", wanted.perm)?,
+        sys_flag: wanted.topic_sys_flag.unwrap_or(0),
+        order: wanted.order.unwrap_or(false),
+        multi_tag: wanted.topic_filter_type.as_deref() == Some("MULTI_TAG"),
+        attributes,
+    };
+    settings.check().map_err(|error| illegal(error.to_string()))?;
+    Ok(PutTopic { topic: wanted.topic, settings, replace: true })
+}
+
+/// Carries out "+key=value,-key".
+fn change_attributes(attributes: &mut BTreeMap<String, String>, changes: &str) -> Result<(), String> {
+    for change in changes.split(',').map(str::trim).filter(|change| !change.is_empty()) {
+        if let Some((key, value)) = change.strip_prefix('+').and_then(|set| set.split_once('=')) {
+            attributes.insert(key.to_owned(), value.to_owned());
+        } else if let Some(key) = change.strip_prefix('-') {
+            attributes.remove(key);
+        } else {
+            return Err(format!("attribute change {change:?} is neither +key=value nor -key"));
+        }
+    }
+    Ok(())
+}
+
+/// Answers with all topics. Without a total a 5.4 client asks no second time.
+pub fn all_topics(replica: &Replica, responder: Responder) {
+    let term = replica.role().term;
+    let body = topic_table(replica.tables(), term).to_json();
+    let answer = responder.command(ResponseCode::SUCCESS).with_body(body);
+    responder.send(answer);
+}
+
+/// All topics with the version by which a name server tells whether they changed.
+pub(crate) fn topic_table(tables: &Tables, term: u64) -> TopicConfigSerializeWrapper {
+    // The version first: a change in between must make the table look older than it is, never newer.
+    let version = data_version(tables.topics_version(), term);
+    let topics = tables.topics().into_iter().map(|topic| (topic.name().to_string(), topic_config(&topic))).collect();
+    TopicConfigSerializeWrapper::new(version, topics)
+}
+
+/// The version of the topics as peers compare it. The term is the epoch; the rest follows from the log, so that all replicas
+/// agree.
+pub(crate) fn data_version(version: u64, term: u64) -> DataVersion {
+    DataVersion { counter: version as i64, state_version: term as i64, timestamp: 0 }
+}
+
+pub(crate) fn topic_config(topic: &Topic) -> TopicConfig {
+    let settings = topic.settings();
+    TopicConfig {
+        attributes: settings.attributes.clone(),
+        order: settings.order,
+        perm: settings.perm as i32,
+        read_queue_nums: settings.read_queues as i32,
+        topic_filter_type: if settings.multi_tag { TopicFilterType::MultiTag } else { TopicFilterType::SingleTag },
+        topic_name: topic.name().to_string(),
+        topic_sys_flag: settings.sys_flag,
+        write_queue_nums: settings.write_queues as i32,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A malformed change must be refused, not silently left out.
+    #[test]
+    fn attributes_are_set_and_removed() {
+        let mut attributes = BTreeMap::from([("old".to_owned(), "1".to_owned())]);
+        change_attributes(&mut attributes, "+message.type=FIFO,-old,").unwrap();
+        assert_eq!(attributes, BTreeMap::from([("message.type".to_owned(), "FIFO".to_owned())]));
+        assert!(change_attributes(&mut attributes, "message.type=FIFO").is_err());
+    }
+}

@@ -1,0 +1,496 @@
+//! One broker node: the log's threads, one replica per group with its clients' port, registration, timers and the health page.
+//!
+//! [`BrokerNode::start`] puts them together in an order in which what can be refused is refused first (ports, the data folder,
+//! identities), and [`BrokerNode::stop`] takes them apart so that everything acknowledged is durable and the peers know at once.
+
+use std::collections::HashSet;
+use std::fs::{File, TryLockError};
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex as StdMutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use ledgermq_dledger::fs::{Fs, OsFs};
+use ledgermq_dledger::group::GroupTuning;
+use ledgermq_dledger::log::{LogView, Meta};
+use ledgermq_dledger::{GroupHandle, GroupId, GroupSetup, MemberAddress, Node, NodeConfig, NodeError, RaftId, Role};
+use ledgermq_protocol::message::id::UniqKeyMaker;
+use ledgermq_protocol::remoting::frame::FrameLimits;
+use parking_lot::Mutex;
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+use crate::apply::{BrokerMachine, ConsumeQueues, MachineConfig};
+use crate::command::{Genesis, PutSubscriptionGroup, PutTopic, TopicSettings, perm};
+use crate::command::{GroupSettings, Member};
+use crate::config::{BrokerConfig, ConfigError, GroupConfig, Limits};
+use crate::consumer::group::ConsumerGroups;
+use crate::consumer::long_poll::ParkedPulls;
+use crate::consumer::wake::{Waker, Woken, rerun, run_woken};
+use crate::handler::send::Sending;
+use crate::http::{self, Readiness, ReadyReport};
+use crate::identity::Identity;
+use crate::registration;
+use crate::replica::Replica;
+use crate::server::accept::{ServerSettings, serve};
+use crate::server::admission::Budget;
+use crate::server::connection::ConnectionSettings;
+use crate::server::dispatch::Dispatch;
+use crate::server::ticket::{Answers, Ticket};
+use crate::stamp::BrokerStamper;
+use crate::store::{RocksBudget, RocksKv};
+use crate::tables::Tables;
+
+/// Name of the file whose lock says that a data folder is in use.
+const LOCK_FILE: &str = "LOCK";
+
+/// Queues of the template for automatically created topics: RocketMQ's own number.
+const AUTO_CREATE_QUEUES: u32 = 8;
+
+/// How often buffered offsets and parked pulls are looked at: a fourth of the time that an offset may wait.
+const TIMER_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How often silent members of consumer groups are looked for.
+const EXPIRY_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long a stopping leader waits for another one to take over.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a stop waits for clients' connections and registrations to end.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How far the applied index may lie behind the committed one on a node that is ready: a moment's work.
+const READY_LAG_MAX: u64 = 10_000;
+
+/// Why a node does not start or stop.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The config.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A port.
+    #[error("cannot listen on {address} ({key}): {error}; stop what uses the port, or set {key} to another one")]
+    Listen {
+        /// The config's key.
+        key: String,
+        /// The address.
+        address: SocketAddr,
+        /// The system's words.
+        error: std::io::Error,
+    },
+    /// The data folder.
+    #[error("cannot use the data folder {path}: {error}; set data_dir to a folder that this process may write", path = .path.display())]
+    DataDir {
+        /// The folder.
+        path: PathBuf,
+        /// The system's words.
+        error: std::io::Error,
+    },
+    /// Somebody else uses the data folder.
+    #[error("the data folder {path} is in use by another process: stop that one, or set data_dir to another folder", path = .path.display())]
+    Locked {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The advertised address cannot be resolved.
+    #[error("{key} {address} cannot be resolved: {reason}; set it to an address that clients can reach")]
+    Advertise {
+        /// The config's key.
+        key: String,
+        /// The address.
+        address: String,
+        /// The resolver's words.
+        reason: String,
+    },
+    /// The data folder holds another replica than the config names.
+    #[error("{path} holds replica {found} of group {group}, but the config's raft_id is {wanted}: correct raft_id or data_dir", path = .path.display())]
+    Foreign {
+        /// Folder of the group.
+        path: PathBuf,
+        /// Broker name.
+        group: String,
+        /// As found.
+        found: RaftId,
+        /// As configured.
+        wanted: RaftId,
+    },
+    /// The log.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+}
+
+/// A running node.
+pub struct BrokerNode {
+    node: Node<BrokerMachine>,
+    replicas: Vec<Arc<Replica>>,
+    clients: JoinSet<()>,
+    reports: JoinSet<()>,
+    timers: JoinSet<()>,
+    stop_clients: watch::Sender<bool>,
+    stop_reports: watch::Sender<bool>,
+    http: SocketAddr,
+    /// Held while the node runs.
+    _lock: File,
+}
+
+impl BrokerNode {
+    /// Starts a node. The caller's runtime serves its clients.
+    ///
+    /// # Errors
+    /// [`StartError`], in a sentence that says how to mend it; nothing is left running.
+    pub async fn start(config: BrokerConfig) -> Result<Self, StartError> {
+        config.validate()?;
+        let lock = lock_data_dir(&config.data_dir)?;
+        let http_listener = bind("http_listen", config.http_listen).await?;
+        let mut listeners = Vec::new();
+        for (n, group) in config.groups.iter().enumerate() {
+            listeners.push(bind(&format!("groups[{n}].listen"), group.listen).await?);
+        }
+        let mut identities = Vec::new();
+        for (n, group) in config.groups.iter().enumerate() {
+            identities.push(Arc::new(identity(&config, group, n).await?));
+        }
+
+        let budget = RocksBudget::default();
+        let (setups, parts): (Vec<_>, Vec<_>) =
+            config.groups.iter().map(|group| set_up(&config, group, &budget)).unzip();
+        let node_config = NodeConfig { cluster_id: config.cluster_id, listen: config.raft_listen, fs: Arc::new(OsFs) };
+        // Recovery reads the log: not on a runtime thread.
+        let started = tokio::task::spawn_blocking(move || Node::start(node_config, setups)).await;
+        let (node, handles) = started.expect("opening a node does not panic on what it finds")?;
+
+        let settings = server_settings(&config.limits);
+        let (stop_clients, clients_stop) = watch::channel(false);
+        let (stop_reports, reports_stop) = watch::channel(false);
+        let (mut clients, mut reports, mut timers) = (JoinSet::new(), JoinSet::new(), JoinSet::new());
+        let mut replicas = Vec::new();
+        for (((group, handle), (listener, identity)), parts) in
+            config.groups.iter().zip(handles).zip(listeners.into_iter().zip(identities)).zip(parts)
+        {
+            let Parts { pulls, woken: Woken { pulls: woken, topics_changed }, opened } = parts;
+            let opened = opened.get().expect("an open node has opened its layers").clone();
+            let replica = Arc::new(make_replica(&config, group, handle, identity, opened, pulls));
+            clients.spawn(serve(
+                listener,
+                settings.clone(),
+                Arc::new(Dispatch::new(Arc::clone(&replica))),
+                clients_stop.clone(),
+            ));
+            timers.spawn(run_woken(Arc::clone(&replica), woken));
+            timers.spawn(run_timers(Arc::clone(&replica)));
+            for namesrv in &config.namesrv {
+                let report = registration::report(
+                    Arc::clone(&replica),
+                    namesrv.clone(),
+                    topics_changed.clone(),
+                    reports_stop.clone(),
+                );
+                reports.spawn(report);
+            }
+            replicas.push(replica);
+        }
+        let http = http_listener.local_addr().unwrap_or(config.http_listen);
+        timers.spawn(http::serve(http_listener, Arc::new(Health { replicas: replicas.clone() })));
+        tracing::info!(node = config.node_id, groups = replicas.len(), %http, "broker node started");
+        Ok(Self { node, replicas, clients, reports, timers, stop_clients, stop_reports, http, _lock: lock })
+    }
+
+    /// The replicas of this node.
+    pub fn replicas(&self) -> &[Arc<Replica>] {
+        &self.replicas
+    }
+
+    /// Where the health page is.
+    pub fn http(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// Stops: hands leadership over, tells the name servers, closes the clients, makes everything durable.
+    ///
+    /// # Errors
+    /// [`StartError::Node`] when the end was not clean: the next start recovers as after a crash.
+    pub async fn stop(mut self) -> Result<(), StartError> {
+        for replica in &self.replicas {
+            replica.flush_all_offsets().await;
+            hand_over(replica).await;
+        }
+        let _ = self.stop_reports.send(true);
+        join_all(&mut self.reports, "registrations").await;
+        let _ = self.stop_clients.send(true);
+        join_all(&mut self.clients, "client connections").await;
+        self.timers.shutdown().await;
+        drop(self.replicas);
+        let node = self.node;
+        let stopped = tokio::task::spawn_blocking(move || node.stop()).await;
+        Ok(stopped.expect("stopping a node does not panic")?)
+    }
+}
+
+/// What the layer above of a group hands out while it is opened.
+#[derive(Clone)]
+struct Opened {
+    tables: Arc<Tables>,
+    queues: ConsumeQueues,
+}
+
+/// What is made for a group before its log is opened.
+struct Parts {
+    pulls: Arc<ParkedPulls<crate::handler::pull::ParkedPull>>,
+    woken: Woken,
+    opened: Arc<OnceLock<Opened>>,
+}
+
+type Setup = GroupSetup<BrokerStamper<Ticket>, BrokerMachine>;
+
+fn set_up(config: &BrokerConfig, group: &GroupConfig, budget: &RocksBudget) -> (Setup, Parts) {
+    let pulls = Arc::new(ParkedPulls::new(config.limits.parked_pulls_max));
+    let (waker, woken) = Waker::new(Arc::clone(&pulls));
+    let opened = Arc::new(OnceLock::new());
+    let dir = config.data_dir.join(&group.name);
+    let layer = Layer {
+        dir: dir.clone(),
+        config: config.clone(),
+        group: group.clone(),
+        budget: budget.clone(),
+        // The observer is moved into the machine when the layer is opened.
+        waker: StdMutex::new(Some(waker)),
+        opened: Arc::clone(&opened),
+    };
+    let address =
+        |member: &crate::config::MemberConfig| MemberAddress { raft_id: member.raft_id, address: member.raft.clone() };
+    let setup = GroupSetup {
+        group: GroupId(group.id),
+        dir,
+        members: group.members.iter().map(address).collect(),
+        tuning: GroupTuning::default(),
+        completions: Box::new(Answers::default()),
+        layer: Box::new(move |meta, view| layer.open(meta, view)),
+    };
+    (setup, Parts { pulls, woken, opened })
+}
+
+struct Layer {
+    dir: PathBuf,
+    config: BrokerConfig,
+    group: GroupConfig,
+    budget: RocksBudget,
+    waker: StdMutex<Option<Waker>>,
+    opened: Arc<OnceLock<Opened>>,
+}
+
+impl Layer {
+    fn open(self, meta: &Meta, _view: &LogView) -> Result<(BrokerStamper<Ticket>, BrokerMachine), String> {
+        let found = meta.identity.raft_id;
+        if found != self.group.raft_id {
+            let (path, group, wanted) = (self.dir, self.group.name, self.group.raft_id);
+            return Err(StartError::Foreign { path, group, found, wanted }.to_string());
+        }
+        let generation = self.dir.join(format!("gen-{}", meta.generation));
+        let fs: Arc<dyn Fs> = Arc::new(OsFs);
+        let failed = |error: std::io::Error| format!("cannot create {}: {error}", generation.display());
+        fs.create_dir_all(&generation).map_err(failed)?;
+        fs.sync_dir(&self.dir).map_err(failed)?;
+        let kv = RocksKv::open(&generation.join("kv"), &self.budget).map_err(|error| error.to_string())?;
+        let machine_config = MachineConfig::new(generation.join("cq"));
+        let mut machine = BrokerMachine::open(fs, Arc::new(kv), &machine_config).map_err(|error| error.to_string())?;
+        if let Some(waker) = self.waker.lock().map_err(|error| error.to_string())?.take() {
+            machine.observe(Box::new(waker));
+        }
+        let genesis = genesis(&self.config, &self.group, meta);
+        let payload_max = meta.constants.layout().max_payload_len();
+        let stamper = BrokerStamper::new(machine.tables(), genesis, payload_max);
+        let opened = Opened { tables: machine.tables(), queues: machine.queues() };
+        assert!(self.opened.set(opened).is_ok(), "a layer is opened once");
+        Ok((stamper, machine))
+    }
+}
+
+/// What a group is born with: its constants, the template of automatically created topics, and the group of RocketMQ's tools.
+/// A second topic is there because an official name server refuses a first registration with exactly one.
+fn genesis(config: &BrokerConfig, group: &GroupConfig, meta: &Meta) -> Genesis {
+    let topic = |name: &str, queues, perm| PutTopic {
+        topic: name.to_owned(),
+        settings: TopicSettings { perm, ..TopicSettings::plain(queues) },
+        replace: false,
+    };
+    let member = |member: &crate::config::MemberConfig| Member {
+        raft_id: member.raft_id,
+        replica_id: member.replica.as_bytes().to_vec().into(),
+        raft_address: member.raft.clone(),
+        broker_address: member.broker.clone(),
+    };
+    Genesis {
+        group_id: group.id.as_bytes().to_vec().into(),
+        cluster: config.cluster.clone(),
+        broker_name: group.name.clone(),
+        segment_size: meta.constants.segment_size,
+        log_format: meta.constants.format,
+        members: group.members.iter().map(member).collect(),
+        topics: vec![
+            topic(
+                ledgermq_protocol::names::AUTO_CREATE_TOPIC,
+                AUTO_CREATE_QUEUES,
+                perm::READ | perm::WRITE | perm::INHERIT,
+            ),
+            topic("SELF_TEST_TOPIC", 1, perm::READ | perm::WRITE),
+        ],
+        groups: vec![PutSubscriptionGroup {
+            group: ledgermq_protocol::names::TOOLS_CONSUMER_GROUP.to_owned(),
+            settings: GroupSettings::standard(),
+            replace: false,
+        }],
+    }
+}
+
+fn make_replica(
+    config: &BrokerConfig,
+    group: &GroupConfig,
+    handle: GroupHandle<BrokerStamper<Ticket>>,
+    identity: Arc<Identity>,
+    opened: Opened,
+    pulls: Arc<ParkedPulls<crate::handler::pull::ParkedPull>>,
+) -> Replica {
+    let unique_keys = UniqKeyMaker::new(identity.store_host.ip(), std::process::id(), rand::random());
+    Replica {
+        sending: Sending {
+            identity,
+            tables: opened.tables,
+            auto_create_topics: config.auto_create_topics,
+            unique_keys: Mutex::new(unique_keys),
+        },
+        handle,
+        consumers: ConsumerGroups::default(),
+        pulls,
+        queues: opened.queues,
+        offsets: Mutex::default(),
+        in_creation: Mutex::new(HashSet::new()),
+        private_requests: config.insecure || group.listen.ip().is_loopback(),
+        started: Instant::now(),
+    }
+}
+
+fn server_settings(limits: &Limits) -> ServerSettings {
+    ServerSettings {
+        connection: ConnectionSettings {
+            frame: FrameLimits::default(),
+            idle: Duration::from_millis(limits.idle_ms),
+            first_frame: Duration::from_millis(limits.first_frame_ms),
+            unread_bytes_max: limits.unread_bytes_max,
+            budget: Budget::new(limits.inflight_bytes_max),
+            started: tokio::time::Instant::now(),
+        },
+        slots: Arc::new(Semaphore::new(limits.connections_max)),
+    }
+}
+
+async fn run_timers(replica: Arc<Replica>) {
+    let mut expiry = Instant::now();
+    let mut ticks = tokio::time::interval(TIMER_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        replica.flush_due_offsets();
+        let now = Instant::now();
+        for pull in replica.pulls.expire(now) {
+            rerun(&replica, pull);
+        }
+        if now.duration_since(expiry) >= EXPIRY_INTERVAL {
+            expiry = now;
+            replica.consumers.expire(now);
+        }
+    }
+}
+
+/// Hands the leadership of a group to the member whose log is furthest, if there is another one.
+async fn hand_over(replica: &Replica) {
+    if !matches!(replica.role().role, Role::Leader { .. }) {
+        return;
+    }
+    let Some(status) = replica.handle.status().await else { return };
+    let Some(to) = status.peers.iter().filter(|peer| peer.active).max_by_key(|peer| peer.matched) else { return };
+    let mut role = replica.handle.watch_role();
+    if replica.handle.transfer_leader(to.raft_id) {
+        let gone = role.wait_for(|view| !matches!(view.role, Role::Leader { .. }));
+        let handed_over = tokio::time::timeout(HAND_OVER_TIMEOUT, gone).await.is_ok_and(|gone| gone.is_ok());
+        let broker_name = &replica.identity().broker_name;
+        tracing::info!(%broker_name, to = to.raft_id, handed_over, "leadership handed over before the stop");
+    }
+}
+
+async fn join_all(tasks: &mut JoinSet<()>, what: &str) {
+    let all = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(STOP_TIMEOUT, all).await.is_err() {
+        tracing::warn!(what, "did not end in time");
+        tasks.shutdown().await;
+    }
+}
+
+async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|error| StartError::Listen { key: key.to_owned(), address, error })
+}
+
+fn lock_data_dir(dir: &Path) -> Result<File, StartError> {
+    let failed = |error| StartError::DataDir { path: dir.to_owned(), error };
+    std::fs::create_dir_all(dir).map_err(failed)?;
+    let file = File::options().create(true).truncate(false).write(true).open(dir.join(LOCK_FILE)).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StartError::Locked { path: dir.to_owned() }),
+        Err(TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
+async fn identity(config: &BrokerConfig, group: &GroupConfig, n: usize) -> Result<Identity, StartError> {
+    let advertised = group.advertised();
+    Ok(Identity {
+        cluster: config.cluster.clone(),
+        broker_name: group.name.clone(),
+        raft_id: group.raft_id,
+        store_host: resolve(&format!("groups[{n}].advertise"), &advertised).await?,
+        advertised,
+        members: group.members.iter().map(|member| (member.raft_id, member.broker.clone())).collect(),
+    })
+}
+
+/// The address that stands in records: an IPv4 one if there is any, since old clients read no other.
+async fn resolve(key: &str, address: &str) -> Result<SocketAddr, StartError> {
+    let failed = |reason: String| StartError::Advertise { key: key.to_owned(), address: address.to_owned(), reason };
+    let found: Vec<SocketAddr> =
+        tokio::net::lookup_host(address).await.map_err(|error| failed(error.to_string()))?.collect();
+    let v4 = found.iter().find(|address| matches!(address.ip(), IpAddr::V4(_)));
+    v4.or(found.first()).copied().ok_or_else(|| failed("no address".to_owned()))
+}
+
+/// What the health page tells.
+struct Health {
+    replicas: Vec<Arc<Replica>>,
+}
+
+impl Readiness for Health {
+    async fn report(&self) -> ReadyReport {
+        let mut ready = true;
+        let mut text = String::new();
+        for replica in &self.replicas {
+            let role = replica.role();
+            let lag = replica.handle.commit_index().saturating_sub(replica.tables().applied_index());
+            let serves = match role.role {
+                Role::Leader { ready } => ready,
+                Role::Follower => role.leader.is_some(),
+                Role::Candidate => false,
+            };
+            // Before the genesis is applied a replica knows no topic at all.
+            let applied = lag <= READY_LAG_MAX && replica.tables().genesis().is_some();
+            ready &= serves && applied;
+            let leader = role.leader.map_or("none".to_owned(), |leader| leader.to_string());
+            let name = &replica.identity().broker_name;
+            let role_name = crate::handler::raft_status::role_name(role.role);
+            text.push_str(&format!(
+                "{name}: {role_name}, leader {leader}, term {}, {lag} entries to apply\n",
+                role.term
+            ));
+        }
+        ReadyReport { ready, text }
+    }
+}

@@ -1,0 +1,233 @@
+//! One replica of one group as its handlers see it: the log's handle, applied state, and what is known of its clients.
+//!
+//! Handlers get a reference to it, [`crate::node`] makes it. It proposes, asks for read barriers and keeps one-way offset
+//! commits until they are due; it decides nothing about messages.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use ledgermq_dledger::plant::{self, Bug};
+use ledgermq_dledger::{GroupHandle, Outcome, Proposal, ReadError, Role, RoleView};
+use ledgermq_protocol::names;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::command::{Command, GroupSettings, PutSubscriptionGroup, PutTopic, TopicSettings};
+use crate::consumer::group::ConsumerGroups;
+use crate::consumer::long_poll::ParkedPulls;
+use crate::handler::pull::ParkedPull;
+use crate::handler::send::Sending;
+use crate::identity::Identity;
+use crate::server::ticket::{SendTicket, Ticket, complete_now};
+use crate::stamp::{Answer, BrokerStamper, Item, OffsetBuffer};
+use crate::tables::{Tables, TopicKey};
+
+/// What a proposed command counts against the log's queue, in bytes: its body is not encoded yet.
+const COMMAND_SIZE_HINT: usize = 256;
+
+/// Bytes that one offset adds to a command, as a hint.
+const OFFSET_SIZE_HINT: usize = 64;
+
+/// Time after which a handler stops waiting for a proposal: an election and its retry fit in. Longer than any client waits.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Groups that are being created at a time; further ones wait for their next heartbeat.
+const GROUPS_IN_CREATION_MAX: usize = 1_024;
+
+/// Why the log took nothing: its queue is full, or the node stops.
+const QUEUE_FULL: &str = "the queue of proposals is full";
+
+/// A replica with everything that its handlers share.
+pub struct Replica {
+    /// For sends.
+    pub sending: Sending,
+    /// The group's log.
+    pub handle: GroupHandle<BrokerStamper<Ticket>>,
+    /// Live consumers.
+    pub consumers: ConsumerGroups,
+    /// Pulls that wait.
+    pub pulls: Arc<ParkedPulls<ParkedPull>>,
+    /// Reads of ConsumeQueues.
+    pub queues: crate::apply::ConsumeQueues,
+    /// One-way commits that wait. The lock is held while what is taken out is proposed, so that commits of one key enter the
+    /// log in the order in which they came.
+    pub(crate) offsets: Mutex<OffsetBuffer>,
+    /// Groups whose creation was proposed by a heartbeat or pull.
+    pub(crate) in_creation: Mutex<HashSet<String>>,
+    /// Whether private requests are answered: only where nobody else can reach the port.
+    pub private_requests: bool,
+    /// Origin of times kept as numbers.
+    pub started: Instant,
+}
+
+impl Replica {
+    /// Names and addresses.
+    pub fn identity(&self) -> &Arc<Identity> {
+        &self.sending.identity
+    }
+
+    /// Applied state.
+    pub fn tables(&self) -> &Tables {
+        &self.sending.tables
+    }
+
+    /// The current role.
+    pub fn role(&self) -> RoleView {
+        self.handle.role()
+    }
+
+    /// Whether this replica leads and serves, as far as it knows.
+    pub fn serves(&self) -> bool {
+        self.handle.role().serves()
+    }
+
+    /// Proposes messages; the client is answered when they are committed, or at once when the log takes nothing.
+    pub fn propose_send(&self, item: Item, ticket: SendTicket) {
+        let size_hint = size_hint(&item);
+        let proposal = Proposal { item, ticket: Ticket::Send(ticket), size_hint };
+        if let Err(Proposal { ticket: Ticket::Send(ticket), .. }) = self.handle.propose(proposal) {
+            complete_now(ticket, Outcome::Busy(QUEUE_FULL));
+        }
+    }
+
+    /// Proposes a command and returns what will tell the outcome.
+    pub(crate) fn propose(&self, command: Command) -> oneshot::Receiver<Outcome<Answer>> {
+        let (answer, waiting) = oneshot::channel();
+        let item = Item::Command(command);
+        let size_hint = size_hint(&item);
+        let proposal = Proposal { item, ticket: Ticket::Call(answer), size_hint };
+        if let Err(Proposal { ticket: Ticket::Call(answer), .. }) = self.handle.propose(proposal) {
+            // Whoever asked may have gone already.
+            let _ = answer.send(Outcome::Busy(QUEUE_FULL));
+        }
+        waiting
+    }
+
+    /// Proposes a command and waits for the outcome.
+    pub async fn call(&self, command: Command) -> Outcome<Answer> {
+        let waiting = self.propose(command);
+        outcome(waiting).await
+    }
+
+    /// Waits until this replica is confirmed as the leader and has applied everything committed before the call.
+    ///
+    /// # Errors
+    /// [`ReadError`]; nothing may be answered from applied state then, but by a replica that says it is a follower.
+    pub async fn read_barrier(&self) -> Result<(), ReadError> {
+        if plant::on(Bug::StaleLeaderReads) && matches!(self.role().role, Role::Leader { .. }) {
+            return Ok(());
+        }
+        self.handle.read_barrier().await.map(|_| ())
+    }
+
+    /// Milliseconds since the start of this replica.
+    pub fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    /// Keeps a one-way offset commit until it is due. On a replica that does not lead it is dropped.
+    pub(crate) fn buffer_offset(&self, group: &Arc<str>, topic: &TopicKey, queue: u32, offset: u64) {
+        if !self.serves() {
+            return;
+        }
+        let mut offsets = self.offsets.lock();
+        if !offsets.put(self.now_ms(), group, topic, queue, offset) {
+            for command in offsets.take_all() {
+                drop(self.propose(command));
+            }
+            offsets.put(self.now_ms(), group, topic, queue, offset);
+        }
+    }
+
+    /// Proposes the one-way commits that have waited long enough; forgets all of them when this replica no longer leads.
+    pub(crate) fn flush_due_offsets(&self) {
+        let mut offsets = self.offsets.lock();
+        if !matches!(self.role().role, Role::Leader { .. }) {
+            offsets.clear();
+            return;
+        }
+        for command in offsets.take_due(self.now_ms()) {
+            // Nobody waits for a one-way commit; a lost one is repeated by the consumer seconds later.
+            drop(self.propose(command));
+        }
+    }
+
+    /// Proposes all one-way commits at once and waits until they are in the log: before a planned end.
+    pub(crate) async fn flush_all_offsets(&self) {
+        let proposed: Vec<_> = {
+            let mut offsets = self.offsets.lock();
+            offsets.take_all().into_iter().map(|command| self.propose(command)).collect()
+        };
+        for waiting in proposed {
+            let _ = outcome(waiting).await;
+        }
+    }
+
+    /// Creates a subscription group and its retry topic in the background, if they are not there and this replica leads. A
+    /// follower ignores it: the client's next heartbeat to the leader does it.
+    pub(crate) fn ensure_group(self: &Arc<Self>, group: &str) {
+        let retry_topic = names::retry_topic(group);
+        let settings = self.tables().group(group);
+        let has_topic = self.tables().topic(&retry_topic).is_some();
+        if (settings.is_some() && has_topic) || !self.serves() || names::check_group(group).is_err() {
+            return;
+        }
+        {
+            let mut in_creation = self.in_creation.lock();
+            if in_creation.len() >= GROUPS_IN_CREATION_MAX || !in_creation.insert(group.to_owned()) {
+                return;
+            }
+        }
+        let retry_queues = settings.as_ref().map_or(1, |settings| settings.retry_queues).max(0) as u32;
+        let mut commands = Vec::new();
+        if settings.is_none() {
+            let settings = GroupSettings::standard();
+            let put = PutSubscriptionGroup { group: group.to_owned(), settings, replace: false };
+            commands.push(Command::PutSubscriptionGroup(put));
+        }
+        if !has_topic && retry_queues > 0 {
+            let settings = TopicSettings::plain(retry_queues);
+            commands.push(Command::PutTopic(PutTopic { topic: retry_topic, settings, replace: false }));
+        }
+        let (replica, group) = (Arc::clone(self), group.to_owned());
+        tokio::spawn(async move {
+            for command in commands {
+                match replica.call(command).await {
+                    Outcome::Answered(Answer::Done { index }) => replica.applied(index).await,
+                    other => tracing::debug!(%group, ?other, "subscription group not created"),
+                }
+            }
+            replica.in_creation.lock().remove(&group);
+        });
+    }
+
+    /// Waits until this replica has applied an index, or a while.
+    pub(crate) async fn applied(&self, index: u64) {
+        let deadline = Instant::now() + CALL_TIMEOUT;
+        while self.tables().applied_index() < index && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+/// Waits for the outcome of a proposal. One that cannot be had any more is unknown.
+pub(crate) async fn outcome(waiting: oneshot::Receiver<Outcome<Answer>>) -> Outcome<Answer> {
+    match tokio::time::timeout(CALL_TIMEOUT, waiting).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(_)) | Err(_) => Outcome::Unknown,
+    }
+}
+
+fn size_hint(item: &Item) -> usize {
+    match item {
+        Item::Send(send) => send.size(),
+        Item::Command(Command::CommitOffsets(commit)) => COMMAND_SIZE_HINT + commit.offsets.len() * OFFSET_SIZE_HINT,
+        Item::Command(_) => COMMAND_SIZE_HINT,
+    }
+}
+
+/// The wall clock, ms since 1970; 0 for a clock before that.
+pub(crate) fn wall_clock_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+}

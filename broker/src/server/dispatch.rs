@@ -1,0 +1,119 @@
+//! Which handler a request goes to. What is not built yet is refused by its name; nothing is faked.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use ledgermq_protocol::extension;
+use ledgermq_protocol::remoting::command::RemotingCommand;
+use ledgermq_protocol::remoting::request_code::RequestCode;
+use ledgermq_protocol::remoting::response_code::ResponseCode;
+
+use super::connection::Service;
+use super::outbox::{Connection, Responder};
+use crate::handler::{
+    batch, client_config, consumer_list, heartbeat, offset, pull, queue_ends, raft_status, runtime_info, send,
+    subscription_group, topic, view_message,
+};
+use crate::replica::Replica;
+
+/// Requests of one connection that may wait for the log or a quorum at a time; one more is answered SYSTEM_BUSY.
+pub const WAITING_REQUESTS_MAX: usize = 1_024;
+
+/// The requests of one group.
+pub struct Dispatch {
+    replica: Arc<Replica>,
+}
+
+impl Dispatch {
+    /// For one replica.
+    pub fn new(replica: Arc<Replica>) -> Self {
+        Self { replica }
+    }
+
+    fn private(&self, request: &RemotingCommand, responder: Responder) {
+        if !self.replica.private_requests {
+            let remark = "answered only on a loopback address, or with insecure = true";
+            return responder.refuse(ResponseCode::NO_PERMISSION, remark);
+        }
+        let replica = Arc::clone(&self.replica);
+        match request.code {
+            extension::code::LEDGER_RAFT_STATUS => spawn(responder, |to| raft_status::raft_status(replica, to)),
+            _ => spawn(responder, |to| raft_status::state_digest(replica, to)),
+        }
+    }
+}
+
+impl Service for Dispatch {
+    fn handle(&self, request: RemotingCommand, responder: Responder) {
+        let replica = &self.replica;
+        let shared = || Arc::clone(replica);
+        match request.code {
+            RequestCode::SEND_MESSAGE | RequestCode::SEND_MESSAGE_V2 => send::send(replica, &request, responder),
+            RequestCode::SEND_BATCH_MESSAGE => batch::send_batch(replica, &request, responder),
+            RequestCode::PULL_MESSAGE | RequestCode::LITE_PULL_MESSAGE => pull::pull(replica, &request, responder),
+            RequestCode::QUERY_CONSUMER_OFFSET => spawn(responder, |to| offset::query(shared(), request, to)),
+            RequestCode::UPDATE_CONSUMER_OFFSET => offset::update(replica, &request, responder),
+            RequestCode::GET_MAX_OFFSET
+            | RequestCode::GET_MIN_OFFSET
+            | RequestCode::GET_EARLIEST_MSG_STORETIME
+            | RequestCode::SEARCH_OFFSET_BY_TIMESTAMP => {
+                spawn(responder, |to| queue_ends::queue_ends(shared(), request, to));
+            }
+            RequestCode::HEART_BEAT => heartbeat::heartbeat(replica, &request, responder),
+            RequestCode::UNREGISTER_CLIENT => heartbeat::unregister(replica, &request, responder),
+            RequestCode::GET_CONSUMER_LIST_BY_GROUP => consumer_list::consumer_list(replica, &request, responder),
+            RequestCode::CHECK_CLIENT_CONFIG => client_config::check_client_config(&request, responder),
+            RequestCode::UPDATE_AND_CREATE_TOPIC => spawn(responder, |to| topic::create(shared(), request, to)),
+            RequestCode::GET_ALL_TOPIC_CONFIG => topic::all_topics(replica, responder),
+            RequestCode::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP => {
+                spawn(responder, |to| subscription_group::create(shared(), request, to));
+            }
+            RequestCode::GET_ALL_SUBSCRIPTIONGROUP_CONFIG => subscription_group::all_groups(replica, responder),
+            RequestCode::GET_BROKER_RUNTIME_INFO => runtime_info::runtime_info(replica, responder),
+            RequestCode::VIEW_MESSAGE_BY_ID => view_message::view_message(replica, &request, responder),
+            extension::code::LEDGER_RAFT_STATUS | extension::code::LEDGER_STATE_DIGEST => {
+                self.private(&request, responder);
+            }
+            code => not_supported(code, responder),
+        }
+    }
+
+    fn closed(&self, connection: &Arc<Connection>) {
+        self.replica.consumers.drop_connection(connection.id());
+        if connection.has_parked.load(Ordering::Relaxed) {
+            self.replica.pulls.drop_connection(connection.id());
+        }
+    }
+}
+
+fn not_supported(code: i32, responder: Responder) {
+    let name = RequestCode::name(code).or_else(|| extension::code::name(code)).unwrap_or("unknown");
+    let remark = format!("request type {code} ({name}) not supported");
+    responder.refuse(ResponseCode::REQUEST_CODE_NOT_SUPPORTED, remark);
+}
+
+/// Runs a handler that waits, as a task of its own.
+fn spawn<F: Future<Output = ()> + Send + 'static>(responder: Responder, handler: impl FnOnce(Responder) -> F) {
+    let connection = Arc::clone(responder.connection());
+    if connection.running.fetch_add(1, Ordering::Relaxed) >= WAITING_REQUESTS_MAX {
+        connection.running.fetch_sub(1, Ordering::Relaxed);
+        let remark = format!("[TIMEOUT_CLEAN_QUEUE] {WAITING_REQUESTS_MAX} requests of this connection are waiting");
+        return responder.refuse(ResponseCode::SYSTEM_BUSY, remark);
+    }
+    let waiting = Waiting(connection);
+    let handler = handler(responder);
+    tokio::spawn(async move {
+        handler.await;
+        drop(waiting);
+    });
+}
+
+/// Counts a request that waits, until it is answered or its task ends.
+struct Waiting(Arc<Connection>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::Relaxed);
+    }
+}
