@@ -240,7 +240,7 @@ impl RouteTable {
                 return Sign::Unknown;
             }
         }
-        let data_version = member.data_version.clone();
+        let data_version = member.data_version;
         let Some(timeout_ms) = self.live.timeout_ms(key) else { return Sign::Unknown };
         if self.live.touch(key.clone(), connection, timeout_ms, now_ms) {
             self.broker_changed(&key.broker_name);

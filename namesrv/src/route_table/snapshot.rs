@@ -49,7 +49,7 @@ impl RouteTable {
                 }
             }
         }
-        let body = Bytes::from(route.to_json());
+        let body = route.to_json();
         let (terms, suspects) = (terms.join(","), suspects.join(","));
         let version = version_of(&[&body, terms.as_bytes(), suspects.as_bytes()]);
         RouteSnapshot { body, version, terms, suspects }

@@ -1,0 +1,116 @@
+//! What a client is told: how to find the cluster, and its times.
+
+use std::time::Duration;
+
+use crate::error::ConfigError;
+
+/// Most name servers.
+pub const NAMESRV_MAX: usize = 8;
+
+/// Settings that producers, consumers and admin calls of one client share. `Default` needs only the name servers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientConfig {
+    /// Name servers, "host:port" each; 1 to [`NAMESRV_MAX`]. Any one of them suffices.
+    pub namesrvs: Vec<String>,
+    /// How often the route of a topic in use is asked for. Default 1 s; 10 ms to 1 h.
+    pub route_poll_interval: Duration,
+    /// Whether to be told of route changes by name servers that can (LedgerMQ's), beside the polling. Default true.
+    pub route_watch: bool,
+    /// Longest time to connect. Default 1 s; 1 ms to 1 min.
+    pub connect_timeout: Duration,
+    /// Longest time that one attempt may take before another one is made. Default 2 s; 1 ms to 1 h. Should be above the time
+    /// that a healthy cluster ever needs, since a send that is repeated too early is stored twice.
+    pub attempt_timeout: Duration,
+    /// Longest time that an operation may take with all its retries. Default 6 s; 1 ms to 1 h.
+    pub deadline: Duration,
+    /// Most attempts within the deadline. Default 64; 1 to 10,000.
+    pub attempts_max: u32,
+}
+
+impl Default for ClientConfig {
+    fn default() -> Self {
+        Self {
+            namesrvs: vec!["127.0.0.1:9876".to_owned()],
+            route_poll_interval: Duration::from_secs(1),
+            route_watch: true,
+            connect_timeout: Duration::from_secs(1),
+            attempt_timeout: Duration::from_secs(2),
+            deadline: Duration::from_secs(6),
+            attempts_max: 64,
+        }
+    }
+}
+
+impl ClientConfig {
+    /// The defaults with these name servers.
+    pub fn new<A: Into<String>>(namesrvs: impl IntoIterator<Item = A>) -> Self {
+        Self { namesrvs: namesrvs.into_iter().map(Into::into).collect(), ..Self::default() }
+    }
+
+    /// Sets [`Self::deadline`].
+    pub fn with_deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Sets [`Self::attempt_timeout`].
+    pub fn with_attempt_timeout(mut self, timeout: Duration) -> Self {
+        self.attempt_timeout = timeout;
+        self
+    }
+
+    /// Sets [`Self::attempts_max`].
+    pub fn with_attempts_max(mut self, attempts_max: u32) -> Self {
+        self.attempts_max = attempts_max;
+        self
+    }
+
+    /// Sets [`Self::route_poll_interval`].
+    pub fn with_route_poll_interval(mut self, interval: Duration) -> Self {
+        self.route_poll_interval = interval;
+        self
+    }
+
+    /// Sets [`Self::route_watch`].
+    pub fn with_route_watch(mut self, watch: bool) -> Self {
+        self.route_watch = watch;
+        self
+    }
+
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
+        if self.namesrvs.is_empty() || self.namesrvs.len() > NAMESRV_MAX {
+            let value = format!("a list of {}", self.namesrvs.len());
+            return Err(ConfigError::Value { key: "namesrvs", value, mend: "give 1 to 8 addresses" });
+        }
+        for addr in &self.namesrvs {
+            let parts = addr.rsplit_once(':').filter(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+            if parts.is_none() {
+                return Err(ConfigError::Value { key: "namesrvs", value: addr.clone(), mend: "give host:port" });
+            }
+        }
+        let hour = Duration::from_secs(3600);
+        let ms = Duration::from_millis;
+        range("route_poll_interval", self.route_poll_interval, ms(10), hour, "give 10 ms to 1 h")?;
+        range("connect_timeout", self.connect_timeout, ms(1), ms(60_000), "give 1 ms to 1 min")?;
+        range("attempt_timeout", self.attempt_timeout, ms(1), hour, "give 1 ms to 1 h")?;
+        range("deadline", self.deadline, ms(1), hour, "give 1 ms to 1 h")?;
+        if !(1..=10_000).contains(&self.attempts_max) {
+            let value = self.attempts_max.to_string();
+            return Err(ConfigError::Value { key: "attempts_max", value, mend: "give 1 to 10,000" });
+        }
+        Ok(())
+    }
+}
+
+fn range(
+    key: &'static str,
+    value: Duration,
+    min: Duration,
+    max: Duration,
+    mend: &'static str,
+) -> Result<(), ConfigError> {
+    if value < min || value > max {
+        return Err(ConfigError::Value { key, value: format!("{value:?}"), mend });
+    }
+    Ok(())
+}
