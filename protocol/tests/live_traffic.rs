@@ -69,7 +69,8 @@ fn request(request: &Captured) -> bool {
     match request.code {
         Code::SEND_MESSAGE_V2 | Code::SEND_BATCH_MESSAGE | Code::SEND_REPLY_MESSAGE_V2 => {
             let mut written = ExtFields::new();
-            SendMessage::from_ext(request.code, &request.ext).unwrap().to_ext(request.code, &mut written);
+            let sent = SendMessage::from_ext(request.code, &request.ext).expect("an official send");
+            sent.to_ext(request.code, &mut written);
             same_fields(request, &written);
             if let (Code::SEND_BATCH_MESSAGE, Some(body)) = (request.code, &request.body) {
                 assert!(BatchElements::new(body).all(|element| element.is_ok()));

@@ -119,3 +119,48 @@ impl<'a> Iterator for BatchElements<'a> {
         Some(element.map(|(element, _)| element))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An element that is not exactly filled would hide bytes from one reader and show them to another.
+    #[test]
+    fn sizes_must_agree() {
+        let mut good = BytesMut::new();
+        encode_element(&BatchElement { flag: 1, body: b"body", properties: "a\u{1}b\u{2}" }, &mut good);
+        let read = |bytes: &[u8]| BatchElements::new(bytes).next().map(|element| element.map(|_| ()));
+        assert_eq!(read(&good), Some(Ok(())));
+        let properties_len_at = good.len() - 4 - 2;
+        for (at, value, part) in [
+            (3, 27, "properties"),
+            (3, 200, "its size"),
+            (3, 10, "its flag"),
+            (3, 17, "its body"),
+            (0, 0xFF, "its size"),
+            (19, 200, "its body"),
+            (16, 0x80, "its body"),
+            (properties_len_at + 1, 3, "properties"),
+            (properties_len_at + 1, 5, "properties"),
+            (properties_len_at, 0x80, "properties"),
+        ] {
+            let mut bad = good.clone();
+            bad[at] = value;
+            assert_eq!(read(&bad), Some(Err(BatchError::Part { index: 0, part })), "byte {at} = {value}");
+        }
+        let last = good.len() - 1;
+        good[last] = 0xFF;
+        assert_eq!(read(&good), Some(Err(BatchError::NotUtf8 { index: 0 })));
+        assert_eq!(read(&[0; 4]), Some(Err(BatchError::Part { index: 0, part: "its flag" })));
+    }
+
+    /// The count is bounded whatever the elements hold.
+    #[test]
+    fn the_number_of_elements_is_bounded() {
+        let mut bytes = BytesMut::new();
+        for _ in 0..=MAX_BATCH_MESSAGES {
+            encode_element(&BatchElement { flag: 0, body: b"", properties: "" }, &mut bytes);
+        }
+        assert_eq!(BatchElements::new(&bytes).last(), Some(Err(BatchError::TooMany)));
+    }
+}

@@ -21,6 +21,7 @@ use bytes::{BufMut, BytesMut};
 use thiserror::Error;
 
 use super::sys_flag;
+use crate::remoting::frame;
 
 /// Magic of a record with a 1-byte topic length.
 pub const MAGIC_V1: u32 = 0xDAA3_20A7;
@@ -35,8 +36,8 @@ pub const MAX_TOPIC_LEN: usize = 255;
 pub const MAX_PROPERTIES_LEN: usize = i16::MAX as usize;
 /// Longest body that clients may send by default (`maxMessageSize`); more is answered with code 13.
 pub const DEFAULT_MAX_BODY_LEN: usize = 4 * 1024 * 1024;
-/// Longest record that is encoded or decoded: a record must fit a frame on its way to a consumer.
-pub const MAX_RECORD_LEN: usize = 16 * 1024 * 1024;
+/// Longest record that is encoded or decoded: with a header it must fit a frame on its way to a consumer.
+pub const MAX_RECORD_LEN: usize = frame::DEFAULT_MAX_FRAME_LEN - frame::DEFAULT_MAX_HEADER_LEN;
 
 /// Offset in the record of the total size, u32.
 pub const TOTAL_SIZE_AT: usize = 0;
@@ -457,4 +458,74 @@ fn take_sized<'a, const N: usize>(rest: &mut &'a [u8], part: &'static str) -> Re
     let (text, left) = after.split_at_checked(len).ok_or(DecodeError::Part { part })?;
     *rest = left;
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(topic: &str) -> Message<'_> {
+        let host = SocketAddr::from(([127, 0, 0, 1], 10911));
+        Message {
+            topic,
+            queue_id: 0,
+            flag: 0,
+            sys_flag: 0,
+            born_timestamp_ms: 0,
+            born_host: host,
+            store_host: host,
+            reconsume_times: 0,
+            prepared_transaction_offset: 0,
+            body: b"body",
+            properties: "a\u{1}b\u{2}",
+        }
+    }
+
+    /// A length that is taken on trust reads past the record, or makes two readers see different messages.
+    #[test]
+    fn every_length_is_checked() {
+        let mut good = BytesMut::new();
+        let len = encode(&message("topic"), &mut good).unwrap();
+        assert_eq!(len, 91 + 4 + 5 + 4);
+        let (body_len_at, topic_len_at, properties_len_at) = (84, 92, 98);
+        for (at, value, error) in [
+            (4, 0, DecodeError::Magic(0x00A3_20A7)),
+            (3, 90, DecodeError::Size(90)),
+            (3, 200, DecodeError::Truncated { have: len, need: 200 }),
+            (0, 0x80, DecodeError::Size(0x8000_0000 + len as u32)),
+            (body_len_at + 3, 200, DecodeError::Part { part: "the body" }),
+            (body_len_at, 0x80, DecodeError::Part { part: "the body" }),
+            (topic_len_at, 100, DecodeError::Part { part: "the topic" }),
+            (properties_len_at + 1, 3, DecodeError::Part { part: "what follows the properties" }),
+            (properties_len_at + 1, 5, DecodeError::Part { part: "the properties" }),
+            (properties_len_at, 0x80, DecodeError::Part { part: "the properties" }),
+            (topic_len_at + 1, 0xFF, DecodeError::NotUtf8 { part: "the topic" }),
+            (len - 1, 0xFF, DecodeError::NotUtf8 { part: "the properties" }),
+        ] {
+            let mut bad = good.clone();
+            bad[at] = value;
+            assert_eq!(RecordRef::decode(&bad), Err(error), "byte {at} = {value}");
+        }
+        for cut in 0..len {
+            assert!(matches!(RecordRef::decode(&good[..cut]), Err(DecodeError::Truncated { .. })), "cut at {cut}");
+        }
+    }
+
+    /// What does not fit a record must be refused before it is written.
+    #[test]
+    fn limits_of_a_message() {
+        let long = "t".repeat(256);
+        assert_eq!(encoded_len(&message(&long)), Err(EncodeError::Topic(256)));
+        assert_eq!(encoded_len(&message("")), Err(EncodeError::Topic(0)));
+        assert_eq!(encoded_len(&message(&long[..127])), Ok(91 + 4 + 127 + 4));
+        assert_eq!(encoded_len(&message(&long[..128])), Ok(92 + 4 + 128 + 4));
+        let properties = "p".repeat(MAX_PROPERTIES_LEN + 1);
+        let mut dst = BytesMut::from(&b"kept"[..]);
+        let too_long = Message { properties: &properties, ..message("t") };
+        assert_eq!(encode(&too_long, &mut dst), Err(EncodeError::Properties(MAX_PROPERTIES_LEN + 1)));
+        let body = vec![0; MAX_RECORD_LEN];
+        let too_long = Message { body: &body, ..message("t") };
+        assert_eq!(encode(&too_long, &mut dst), Err(EncodeError::Record(MAX_RECORD_LEN + 91 + 1 + 4)));
+        assert_eq!(dst, b"kept"[..]);
+    }
 }

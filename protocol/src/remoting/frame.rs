@@ -300,3 +300,6 @@ fn write_head(command: &RemotingCommand, body_len: usize, dst: &mut BytesMut, st
 
 const _: () = assert!(DEFAULT_MAX_HEADER_LEN <= MAX_HEADER_LEN, "a header length is 24 bits");
 const _: () = assert!(DEFAULT_MAX_FRAME_LEN <= i32::MAX as usize, "Java reads the length as a signed int");
+
+#[cfg(test)]
+mod tests;
