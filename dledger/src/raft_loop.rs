@@ -47,9 +47,24 @@ pub(crate) enum LoopInput<S: Stamper> {
 
 /// What the other threads report.
 pub(crate) enum LoopEvent {
-    Written { slot: usize, number: u64, durable: FramePos },
-    Applied { slot: usize, at: FramePos },
-    Unreachable { group: GroupId, peer: RaftId },
+    Written {
+        slot: usize,
+        number: u64,
+        durable: FramePos,
+    },
+    Applied {
+        slot: usize,
+        at: FramePos,
+    },
+    Unreachable {
+        group: GroupId,
+        peer: RaftId,
+    },
+    /// A new connection was refused: nobody listens there.
+    Refused {
+        group: GroupId,
+        peer: RaftId,
+    },
     Stop,
 }
 
@@ -200,6 +215,11 @@ impl<S: Stamper> RaftLoop<S> {
                 LoopEvent::Unreachable { group, peer } => {
                     if let Some(slot) = self.by_group.get(&group) {
                         self.slots[*slot].core.unreachable(peer);
+                    }
+                }
+                LoopEvent::Refused { group, peer } => {
+                    if let Some(slot) = self.by_group.get(&group) {
+                        self.slots[*slot].core.suspect(peer);
                     }
                 }
                 LoopEvent::Stop => self.stopping = true,

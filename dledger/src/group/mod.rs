@@ -49,6 +49,8 @@ pub struct GroupTuning {
     /// Range of a follower's own election time-out, in ticks (upper end exclusive). Its lower end lies above
     /// `election_ticks`, so that a candidate is not refused by one tick of skew.
     pub campaign_ticks: std::ops::Range<usize>,
+    /// Ticks until a follower campaigns that knows its leader's process to have ended (upper end exclusive).
+    pub suspicion_ticks: std::ops::Range<usize>,
     /// Ticks between heartbeats.
     pub heartbeat_ticks: usize,
     /// Payload bytes of one frame that the batcher aims at.
@@ -89,6 +91,7 @@ impl Default for GroupTuning {
         GroupTuning {
             election_ticks: 10,
             campaign_ticks: 12..20,
+            suspicion_ticks: 1..4,
             heartbeat_ticks: 2,
             batch_bytes_max: 1 << 20,
             batch_records_max: 512,
@@ -512,6 +515,20 @@ impl<S: Stamper> GroupCore<S> {
         self.raft.report_unreachable(peer);
     }
 
+    /// Nobody listens any more where this peer did: its process has ended. If it led, this follower need not wait for
+    /// the silence: it campaigns within [`GroupTuning::suspicion_ticks`]. Pre-vote keeps that safe and quiet: members
+    /// that still hear the leader refuse.
+    pub fn suspect(&mut self, peer: RaftId) {
+        let raft = &mut self.raft.raft;
+        if raft.state != StateRole::Follower || raft.leader_id != peer {
+            return;
+        }
+        raft.leader_id = 0;
+        self.drawn_for = (raft.term, raft.state, 0);
+        self.campaign_after = raft.election_elapsed + self.rng.random_range(self.tuning.suspicion_ticks.clone());
+        tracing::info!(group = %self.group, leader = peer, "the leader's process has ended");
+    }
+
     /// Hands the leadership to `to`, when this replica has it. Proposals are refused until that has come to an end.
     pub fn transfer_leader(&mut self, to: RaftId) {
         self.raft.transfer_leader(to);
@@ -700,6 +717,11 @@ impl<S: Stamper> GroupCore<S> {
     /// Committed index.
     pub fn commit_index(&self) -> u64 {
         self.raft.raft.raft_log.committed
+    }
+
+    /// Index of the last entry, durable or not.
+    pub fn last_index(&self) -> u64 {
+        self.raft.raft.raft_log.last_index()
     }
 
     /// Index up to which apply has reported.

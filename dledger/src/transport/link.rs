@@ -51,6 +51,11 @@ pub(super) async fn run(
             }
             Err(error) => {
                 let text = error.to_string();
+                if error.kind() == io::ErrorKind::ConnectionRefused && lane == Lane::Control {
+                    for (group, peer) in &peer.replicas {
+                        let _ = events.try_send(LoopEvent::Refused { group: *group, peer: *peer });
+                    }
+                }
                 if error.kind() == io::ErrorKind::PermissionDenied && refused.as_ref() != Some(&text) {
                     tracing::error!(peer = %peer.address, reason = %text, "peer refuses this node");
                     refused = Some(text);
