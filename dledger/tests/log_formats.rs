@@ -44,20 +44,21 @@ fn a_blank_is_as_documented() {
     assert_eq!(placement.at, LogPos(16_384));
     let blank = placement.blank.unwrap();
     assert_eq!(blank_header(blank).unwrap().to_vec(), documented("blank"));
-    assert_eq!(Header::decode(&documented("blank")).unwrap(), Header {
-        header_crc: u32::from_le_bytes(*documented("blank").last_chunk().unwrap()),
-        ..Header::blank(LogPos(16_224), 160)
-    });
+    assert_eq!(
+        Header::decode(&documented("blank")).unwrap(),
+        Header {
+            header_crc: u32::from_le_bytes(*documented("blank").last_chunk().unwrap()),
+            ..Header::blank(LogPos(16_224), 160)
+        }
+    );
 }
 
 #[test]
 fn a_meta_slot_is_as_documented() {
     let [_, (durable, _)] = two_frames();
     let uuid = |byte: u8| Uuid::from_bytes([byte; 16]);
-    let identity =
-        Identity { cluster_id: uuid(0x11), group: GroupId(uuid(0x22)), replica: uuid(0x33), raft_id: 1 };
-    let members =
-        vec![Member { raft_id: 1, replica: uuid(0x33) }, Member { raft_id: 2, replica: uuid(0x44) }];
+    let identity = Identity { cluster_id: uuid(0x11), group: GroupId(uuid(0x22)), replica: uuid(0x33), raft_id: 1 };
+    let members = vec![Member { raft_id: 1, replica: uuid(0x33) }, Member { raft_id: 2, replica: uuid(0x44) }];
     let constants = GroupConstants { segment_size: 64 * 1024 * 1024, format: 1 };
     let meta = Meta {
         boot_id: uuid(0x55),

@@ -9,13 +9,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use ledgermq_dledger::plant::{Bug, choose};
 use log_support::model::{Sometimes, run};
+use log_support::resurrect::replace_and_restart;
 
 /// Seeds within which each bug must be found.
 const SEEDS: u64 = 2_000;
 
 /// One test, since the chosen bug is the process's.
 #[test]
-fn each_bug_of_the_log_is_found() {
+fn the_bugs_of_the_log_are_found() {
+    without_the_chain_a_truncated_suffix_comes_back();
     for bug in [Bug::UnchainedCrc, Bug::TruncateMarkSkipped, Bug::SegmentDirNotSynced, Bug::VoteNotSynced] {
         choose(Some(bug));
         let mut counts = Sometimes::default();
@@ -24,4 +26,14 @@ fn each_bug_of_the_log_is_found() {
         println!("{}: seed {found:?}", bug.name());
         assert!(found.is_some(), "{} was not found within {SEEDS} seeds", bug.name());
     }
+}
+
+fn without_the_chain_a_truncated_suffix_comes_back() {
+    let (_, expected, found) = replace_and_restart();
+    assert_eq!(found, expected);
+    choose(Some(Bug::UnchainedCrc));
+    let (_, expected, found) = replace_and_restart();
+    choose(None);
+    assert_eq!(found.len(), 6, "the planted bug does not show");
+    assert_ne!(found, expected);
 }
