@@ -11,13 +11,14 @@ use ledgermq_dledger::log::{MetaFile, TailState};
 use log_support::model::{Sometimes, run};
 use log_support::{Bed, Entry, SMALL, read_all};
 
-/// Seeds of one run; each takes a few milliseconds.
+/// Seeds of one run; each takes a few milliseconds. `LEDGERMQ_LOG_SEEDS` asks for more.
 const SEEDS: u64 = 400;
 
 #[test]
 fn what_was_synced_survives_and_what_was_cut_stays_away() {
     let mut counts = Sometimes::default();
-    for seed in 0..SEEDS {
+    let seeds = std::env::var("LEDGERMQ_LOG_SEEDS").map_or(SEEDS, |seeds| seeds.parse().unwrap());
+    for seed in 0..seeds {
         let result = catch_unwind(AssertUnwindSafe(|| run(seed, &mut counts)));
         assert!(result.is_ok(), "seed {seed} failed");
     }

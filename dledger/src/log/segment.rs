@@ -187,8 +187,9 @@ impl SegmentSupply {
             let made = background.made.recv();
             background.hurry.store(false, Ordering::Relaxed);
             background.pending = false;
-            if let Ok(made) = made {
-                return made;
+            // What failed there (a disk that was full an hour ago) is tried once more here, with a new file.
+            if let Ok(Ok(path)) = made {
+                return Ok(path);
             }
         }
         let serial = self.next_serial;
@@ -200,7 +201,6 @@ impl SegmentSupply {
     fn order(&mut self) {
         let Maker::Background(background) = &mut self.maker else { return };
         if background.pending {
-            // A failure is kept for the writer: it shows up when the spare is needed, as an error of that write.
             return;
         }
         if self.ready.is_empty()
@@ -262,7 +262,16 @@ impl Filler {
     fn make(&self, serial: u64) -> io::Result<PathBuf> {
         let path = self.log_dir.join(format!("{SPARE_PREFIX}{serial}"));
         let new = self.log_dir.join(format!("{SPARE_PREFIX}{serial}{NEW_SUFFIX}"));
-        let file = self.fs.open(&new, OpenMode::CreateNew)?;
+        self.fill(&new).inspect_err(|_| {
+            // Gives the space back; what cannot be removed now is removed at the next start.
+            let _ = self.fs.remove_file(&new);
+        })?;
+        self.fs.rename(&new, &path)?;
+        Ok(path)
+    }
+
+    fn fill(&self, new: &Path) -> io::Result<()> {
+        let file = self.fs.open(new, OpenMode::CreateNew)?;
         let zeros = vec![0u8; FILL_CHUNK];
         let start = Instant::now();
         let mut at = 0;
@@ -277,8 +286,6 @@ impl Filler {
                 pace.wait(start, at)?;
             }
         }
-        file.sync_data()?;
-        self.fs.rename(&new, &path)?;
-        Ok(path)
+        file.sync_data()
     }
 }

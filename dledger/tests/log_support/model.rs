@@ -152,6 +152,13 @@ fn job(rng: &mut StdRng, model: &mut Model, writer: &LogWriter, counts: &mut Som
     if model.in_flight.is_empty() {
         model.in_flight = new_entries(rng, model, tail, counts);
     }
+    if let Some(old) = model.before_cut.as_ref().filter(|_| cut)
+        && old[model.log.len()] == model.in_flight[0]
+    {
+        // The same entry once more is no conflict: what followed it may then follow it again.
+        model.in_flight[0].payload = rng.random::<u128>().to_le_bytes().to_vec().into();
+        model.in_flight.truncate(1);
+    }
     job.frames = frames(&model.layout, tail, &model.in_flight);
     job
 }
