@@ -29,6 +29,7 @@ use crate::config::{BrokerConfig, ConfigError, GroupConfig, Limits};
 use crate::consumer::group::ConsumerGroups;
 use crate::consumer::long_poll::ParkedPulls;
 use crate::consumer::wake::{Waker, Woken, rerun, run_woken};
+use crate::handler::pull::ParkedPull;
 use crate::handler::send::Sending;
 use crate::http::{self, Readiness, ReadyReport};
 use crate::identity::Identity;
@@ -169,9 +170,9 @@ impl BrokerNode {
         for (((group, handle), (listener, identity)), parts) in
             config.groups.iter().zip(handles).zip(listeners.into_iter().zip(identities)).zip(parts)
         {
-            let Parts { pulls, woken: Woken { pulls: woken, topics_changed }, opened } = parts;
+            let Parts { pulls, woken: Woken { pulls: woken, applied, topics_changed }, opened } = parts;
             let opened = opened.get().expect("an open node has opened its layers").clone();
-            let replica = Arc::new(make_replica(&config, group, handle, identity, opened, pulls));
+            let replica = Arc::new(make_replica(&config, group, handle, identity, opened, (pulls, applied)));
             clients.spawn(serve(
                 listener,
                 settings.clone(),
@@ -237,7 +238,7 @@ struct Opened {
 
 /// What is made for a group before its log is opened.
 struct Parts {
-    pulls: Arc<ParkedPulls<crate::handler::pull::ParkedPull>>,
+    pulls: Arc<ParkedPulls<ParkedPull>>,
     woken: Woken,
     opened: Arc<OnceLock<Opened>>,
 }
@@ -350,7 +351,7 @@ fn make_replica(
     handle: GroupHandle<BrokerStamper<Ticket>>,
     identity: Arc<Identity>,
     opened: Opened,
-    pulls: Arc<ParkedPulls<crate::handler::pull::ParkedPull>>,
+    (pulls, applied): (Arc<ParkedPulls<ParkedPull>>, watch::Receiver<u64>),
 ) -> Replica {
     let unique_keys = UniqKeyMaker::new(identity.store_host.ip(), std::process::id(), rand::random());
     Replica {
@@ -366,6 +367,7 @@ fn make_replica(
         queues: opened.queues,
         offsets: Mutex::default(),
         in_creation: Mutex::new(HashSet::new()),
+        applied,
         private_requests: config.insecure || group.listen.ip().is_loopback(),
         started: Instant::now(),
     }
@@ -494,3 +496,6 @@ impl Readiness for Health {
         ReadyReport { ready, text }
     }
 }
+
+#[cfg(test)]
+mod tests;

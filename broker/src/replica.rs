@@ -11,7 +11,7 @@ use ledgermq_dledger::plant::{self, Bug};
 use ledgermq_dledger::{GroupHandle, Outcome, Proposal, ReadError, Role, RoleView};
 use ledgermq_protocol::names;
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::command::{Command, GroupSettings, PutSubscriptionGroup, PutTopic, TopicSettings};
 use crate::consumer::group::ConsumerGroups;
@@ -31,6 +31,9 @@ const OFFSET_SIZE_HINT: usize = 64;
 
 /// Time after which a handler stops waiting for a proposal: an election and its retry fit in. Longer than any client waits.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time in which what is committed must be applied for an answer that depends on it.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Groups that are being created at a time; further ones wait for their next heartbeat.
 const GROUPS_IN_CREATION_MAX: usize = 1_024;
@@ -55,6 +58,8 @@ pub struct Replica {
     pub(crate) offsets: Mutex<OffsetBuffer>,
     /// Groups whose creation was proposed by a heartbeat or pull.
     pub(crate) in_creation: Mutex<HashSet<String>>,
+    /// Changes with every applied round.
+    pub(crate) applied: watch::Receiver<u64>,
     /// Whether private requests are answered: only where nobody else can reach the port.
     pub private_requests: bool,
     /// Origin of times kept as numbers.
@@ -204,10 +209,25 @@ impl Replica {
 
     /// Waits until this replica has applied an index, or a while.
     pub(crate) async fn applied(&self, index: u64) {
-        let deadline = Instant::now() + CALL_TIMEOUT;
-        while self.tables().applied_index() < index && Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        self.wait_applied(index, CALL_TIMEOUT).await;
+    }
+
+    /// Whether something is committed that is not applied here yet.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.tables().applied_index() < self.handle.commit_index()
+    }
+
+    /// Waits until everything is applied that is committed now: a client may hold the answer to a send that this replica has
+    /// not applied yet.
+    pub(crate) async fn catch_up(&self) {
+        self.wait_applied(self.handle.commit_index(), CATCH_UP_TIMEOUT).await;
+    }
+
+    async fn wait_applied(&self, index: u64, timeout: Duration) {
+        let mut applied = self.applied.clone();
+        let there = applied.wait_for(|_| self.tables().applied_index() >= index);
+        // Who waits answers from what is applied then; a node that stops wakes nobody any more.
+        let _ = tokio::time::timeout(timeout, there).await;
     }
 }
 

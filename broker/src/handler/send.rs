@@ -211,6 +211,3 @@ fn no_transactions() -> Refusal {
 pub(super) fn illegal(remark: impl Into<String>) -> Refusal {
     Refusal::new(ResponseCode::MESSAGE_ILLEGAL, remark)
 }
-
-#[cfg(test)]
-mod tests;

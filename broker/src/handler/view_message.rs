@@ -18,12 +18,13 @@ use crate::server::outbox::Responder;
 const SIZE_LEN: usize = 4;
 
 /// Answers with the record.
-pub fn view_message(replica: &Arc<Replica>, request: &RemotingCommand, responder: Responder) {
-    let asked: ViewMessage = match header(request) {
+pub async fn view_message(replica: Arc<Replica>, request: RemotingCommand, responder: Responder) {
+    let asked: ViewMessage = match header(&request) {
         Ok(asked) => asked,
         Err(refusal) => return responder.refuse(refusal.code, refusal.remark),
     };
-    match record(replica, asked.physical_offset) {
+    replica.catch_up().await;
+    match record(&replica, asked.physical_offset) {
         Some(bytes) => {
             let answer = responder.command(ResponseCode::SUCCESS);
             responder.send_slices(answer, vec![bytes]);

@@ -71,7 +71,7 @@ impl Service for Dispatch {
             }
             RequestCode::GET_ALL_SUBSCRIPTIONGROUP_CONFIG => subscription_group::all_groups(replica, responder),
             RequestCode::GET_BROKER_RUNTIME_INFO => runtime_info::runtime_info(replica, responder),
-            RequestCode::VIEW_MESSAGE_BY_ID => view_message::view_message(replica, &request, responder),
+            RequestCode::VIEW_MESSAGE_BY_ID => spawn(responder, |to| view_message::view_message(shared(), request, to)),
             extension::code::LEDGER_RAFT_STATUS | extension::code::LEDGER_STATE_DIGEST => {
                 self.private(&request, responder);
             }

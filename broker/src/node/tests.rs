@@ -1,0 +1,8 @@
+//! Whole nodes in this process, over real sockets and a real disk: what clients see of the handlers.
+
+mod fixture;
+mod follower;
+mod membership;
+mod offsets;
+mod pulls;
+mod sends;
