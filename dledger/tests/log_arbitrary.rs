@@ -2,6 +2,7 @@
 //! when it refuses.
 //!
 //! What would break: a node that cannot even say what is wrong with its disk.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that cannot go on says where")]
 
 mod log_support;
 

@@ -2,6 +2,7 @@
 //! story.
 //!
 //! What would break: an order of write-back that nobody thought of, under which recovery refuses, invents or forgets.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that cannot go on says where")]
 
 mod log_support;
 

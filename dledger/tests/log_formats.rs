@@ -1,6 +1,7 @@
 //! The bytes in docs/formats.md are the bytes that we write.
 //!
 //! What would break: a change of a format that nobody noticed, or a page that tells something else than the code does.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that cannot go on says where")]
 
 use ledgermq_dledger::log::frame::{Layout, blank_header, make_header};
 use ledgermq_dledger::log::index::SegmentIndex;

@@ -2,6 +2,7 @@
 //!
 //! What would break: an acknowledged frame missing after a restart, a truncated suffix coming back, a vote forgotten,
 //! replicas that differ in bytes that nobody reads.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that cannot go on says where")]
 
 mod log_support;
 

@@ -1,6 +1,7 @@
 //! One suite for both file systems: what the log does on a simulated disk it does on a real one, byte for byte.
 //!
 //! What would break: a simulator that proves things about a disk that does not exist.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that cannot go on says where")]
 
 mod log_support;
 

@@ -3,6 +3,7 @@
 //! What would break: frames of an abandoned leader, of equal lengths and so at home in every field but the chain, taken
 //! for the log again after a crash. Its twin in log_planted.rs, with the chain
 //! planted away, shows that the test sees it.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that cannot go on says where")]
 
 mod log_support;
 

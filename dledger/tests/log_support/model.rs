@@ -54,7 +54,7 @@ impl Model {
     /// Takes in what a restart found.
     fn settle(&mut self, found: Vec<Entry>, exact: bool, counts: &mut Sometimes) {
         let mut longest = self.log.clone();
-        longest.extend(self.in_flight.drain(..));
+        longest.append(&mut self.in_flight);
         let continues = found.len() >= self.synced && longest.starts_with(&found);
         let undone = self.before_cut.as_ref().is_some_and(|old| found.len() >= self.synced && old.starts_with(&found));
         assert!(

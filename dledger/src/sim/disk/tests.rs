@@ -80,7 +80,7 @@ fn a_name_is_durable_only_after_its_folder_was_synced() {
     file(&sim, &path, 1, 1);
     sim.rename(&path, Path::new("/d/g")).unwrap();
     sim.power_cut_with(&mut |_| Fate::Lost);
-    assert_eq!(sim.paths(), [path.clone()]);
+    assert_eq!(sim.paths(), std::slice::from_ref(&path));
     sim.rename(&path, Path::new("/d/g")).unwrap();
     sim.sync_dir(Path::new("/d")).unwrap();
     sim.remove_file(Path::new("/d/g")).unwrap();
