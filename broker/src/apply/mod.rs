@@ -17,6 +17,11 @@ mod open_files;
 mod recovery;
 mod round;
 
+#[cfg(test)]
+pub(crate) mod harness;
+#[cfg(test)]
+mod tests;
+
 pub use consume_queue::{Boundary, ConsumeQueues, QueueError, UNIT_LEN, UNITS_PER_READ_MAX, Unit};
 pub use key_index::KeyIndex;
 pub use machine::{BrokerMachine, MachineConfig};

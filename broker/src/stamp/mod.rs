@@ -10,6 +10,9 @@ mod offset_buffer;
 mod projection;
 mod stamper;
 
+#[cfg(test)]
+mod tests;
+
 pub use item::{Answer, AutoCreate, Item, Refusal, SendItem, Sent};
 pub use offset_buffer::{BUFFERED_OFFSETS_MAX, COMMIT_INTERVAL_MS, OffsetBuffer};
 pub use stamper::{BrokerStamper, OFFSETS_MAX, QUEUES_MAX, RECORDS_PER_ITEM_MAX, SUBSCRIPTION_GROUPS_MAX, TOPICS_MAX};

@@ -1,0 +1,222 @@
+//! For tests: a log without Raft and disks, filled by the real stamper as the raft loop would, and machines that apply it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use ledgermq_dledger::fs::Fs;
+use ledgermq_dledger::sim::disk::SimFs;
+use ledgermq_dledger::{FRAME_HEADER_LEN, Frame, FrameKind, FramePos, LogPos, Stamper, StateMachine, Verdict};
+use ledgermq_protocol::message::record::{self, Message, RecordRef, Records};
+
+use super::{BrokerMachine, MachineConfig};
+use crate::command::{Genesis, Member, system_groups, system_topics};
+use crate::stamp::{Answer, AutoCreate, BrokerStamper, Item, SendItem};
+use crate::store::{Kv, SimKv};
+use crate::tables::Tables;
+
+/// Largest payload of a frame in tests.
+pub(crate) const PAYLOAD_MAX: usize = 1 << 20;
+
+pub(crate) fn genesis() -> Genesis {
+    Genesis {
+        group_id: Bytes::from_static(&[1; 16]),
+        cluster: "DefaultCluster".to_owned(),
+        broker_name: "broker-a".to_owned(),
+        segment_size: 64 << 20,
+        log_format: 1,
+        members: vec![Member {
+            raft_id: 1,
+            replica_id: Bytes::from_static(&[2; 16]),
+            raft_address: "127.0.0.1:10912".to_owned(),
+            broker_address: "127.0.0.1:10911".to_owned(),
+        }],
+        topics: system_topics("DefaultCluster", "broker-a"),
+        groups: system_groups(),
+    }
+}
+
+/// How a send from a client with automatic creation looks.
+pub(crate) fn from_template(queues: u32) -> AutoCreate {
+    AutoCreate::From { template: "TBW102".into(), queues }
+}
+
+/// A send of one message per body, all with these properties.
+pub(crate) fn send(topic: &str, queue_id: i32, bodies: &[&str], properties: &str, auto_create: AutoCreate) -> Item {
+    let mut records = BytesMut::new();
+    for body in bodies {
+        let message = Message {
+            topic,
+            queue_id: queue_id.max(0),
+            flag: 0,
+            sys_flag: 0,
+            born_timestamp_ms: 5,
+            born_host: "127.0.0.1:1".parse().unwrap(),
+            store_host: "127.0.0.1:2".parse().unwrap(),
+            reconsume_times: 0,
+            prepared_transaction_offset: 0,
+            body: body.as_bytes(),
+            properties,
+        };
+        record::encode(&message, &mut records).unwrap();
+    }
+    Item::Send(SendItem::new(topic.into(), queue_id, records, auto_create))
+}
+
+/// The log of a leader.
+pub(crate) struct Log {
+    pub(crate) frames: Vec<Frame>,
+    pub(crate) stamper: BrokerStamper<()>,
+    pub(crate) now_ms: u64,
+    term: u64,
+}
+
+impl Log {
+    pub(crate) fn new(tables: Arc<Tables>) -> Self {
+        Log { frames: Vec::new(), stamper: BrokerStamper::new(tables, genesis(), PAYLOAD_MAX), now_ms: 1000, term: 0 }
+    }
+
+    /// A log with its first leader, and the genesis command applied by `leader`.
+    pub(crate) fn born(leader: &mut BrokerMachine) -> Self {
+        let mut log = Log::new(leader.tables());
+        log.lead(leader);
+        log.apply_all(leader);
+        log
+    }
+
+    /// A leadership begins: `leader` applies everything, the no-op of the term included, and the stamper starts from that.
+    pub(crate) fn lead(&mut self, leader: &mut BrokerMachine) {
+        self.stamper.end();
+        self.term += 1;
+        self.append(FrameKind::Noop, 0, Bytes::new());
+        self.apply_all(leader);
+        if let Some(command) = self.stamper.begin(self.term) {
+            self.append(FrameKind::Command, 0, command);
+        }
+    }
+
+    pub(crate) fn last_index(&self) -> u64 {
+        self.frames.last().map_or(0, |frame| frame.at.index)
+    }
+
+    fn end(&self) -> LogPos {
+        self.frames.last().map_or(LogPos(0), |frame| frame.at.end())
+    }
+
+    pub(crate) fn append(&mut self, kind: FrameKind, records: u16, payload: Bytes) {
+        let len = (FRAME_HEADER_LEN + payload.len()).next_multiple_of(8) as u32;
+        let index = self.last_index() + 1;
+        let at = FramePos { index, term: self.term, pos: self.end(), len, chain: index as u32 };
+        self.frames.push(Frame { at, kind, records, payload });
+    }
+
+    /// Stamps and appends as the raft loop does: what waits at the same time shares a frame when it can. Answers in order;
+    /// a joined one as if its entry were committed.
+    pub(crate) fn propose(&mut self, items: Vec<Item>) -> Vec<Answer> {
+        let mut answers: Vec<Option<Answer>> = (0..items.len()).map(|_| None).collect();
+        let mut open: Vec<(usize, Item, usize)> = Vec::new();
+        for (n, mut item) in items.into_iter().enumerate() {
+            let mut asked_before = false;
+            loop {
+                if self.stamper.kind(&item) != FrameKind::Messages {
+                    self.close(&mut open, &mut answers);
+                }
+                match self.stamper.admit(&mut item, self.last_index() + 1, self.now_ms) {
+                    Verdict::Take { len, records } => {
+                        let alone = self.stamper.kind(&item) != FrameKind::Messages;
+                        assert_eq!(records == 0, alone);
+                        open.push((n, item, len));
+                        if alone {
+                            self.close(&mut open, &mut answers);
+                        }
+                        break;
+                    }
+                    Verdict::Refuse(answer) | Verdict::Join { answer, .. } => {
+                        answers[n] = Some(answer);
+                        break;
+                    }
+                    Verdict::First => {
+                        assert!(!asked_before, "a command in front is asked for once");
+                        asked_before = true;
+                        self.close(&mut open, &mut answers);
+                        let command = self.stamper.precede(&mut item, self.last_index() + 1, self.now_ms);
+                        self.append(FrameKind::Command, 0, command);
+                    }
+                }
+            }
+        }
+        self.close(&mut open, &mut answers);
+        answers.into_iter().map(Option::unwrap).collect()
+    }
+
+    fn close(&mut self, open: &mut Vec<(usize, Item, usize)>, answers: &mut [Option<Answer>]) {
+        let Some((_, first, _)) = open.first() else { return };
+        let kind = self.stamper.kind(first);
+        let index = self.last_index() + 1;
+        let start = self.end() + FRAME_HEADER_LEN as u64;
+        let mut payload = BytesMut::new();
+        for (n, mut item, len) in open.drain(..) {
+            let before = payload.len();
+            self.stamper.write(&mut item, start + before as u64, &mut payload);
+            assert_eq!(payload.len() - before, len, "as many bytes as announced");
+            answers[n] = Some(self.stamper.answer(item, index));
+        }
+        let records = if kind == FrameKind::Messages { Records::new(&payload).count() } else { 0 };
+        self.append(kind, records as u16, payload.freeze());
+    }
+
+    /// Applies frames behind those that `machine` knows, up to index `to`, in rounds of at most `round` frames.
+    pub(crate) fn apply(&self, machine: &mut BrokerMachine, to: u64, round: usize) {
+        let from = machine.position;
+        let frames: Vec<&Frame> = self.frames.iter().filter(|f| f.at.index > from && f.at.index <= to).collect();
+        for frames in frames.chunks(round) {
+            for frame in frames {
+                if matches!(frame.kind, FrameKind::Messages | FrameKind::Command | FrameKind::Transition) {
+                    machine.apply(frame).unwrap();
+                }
+            }
+            machine.commit_round(frames.last().unwrap().at, None).unwrap();
+        }
+    }
+
+    pub(crate) fn apply_all(&self, machine: &mut BrokerMachine) {
+        self.apply(machine, self.last_index(), usize::MAX);
+    }
+
+    /// All messages of a frame range, decoded.
+    pub(crate) fn records(&self) -> impl Iterator<Item = RecordRef<'_>> {
+        let messages = self.frames.iter().filter(|frame| frame.kind == FrameKind::Messages);
+        messages.flat_map(|frame| Records::new(&frame.payload).map(Result::unwrap))
+    }
+}
+
+/// A payload of [`FrameKind::Transition`].
+pub(crate) fn transition(command: &[u8], records: &[u8]) -> Bytes {
+    let mut payload = BytesMut::new();
+    payload.put_u32_le(command.len() as u32);
+    payload.extend_from_slice(command);
+    payload.resize(payload.len().next_multiple_of(8), 0);
+    payload.extend_from_slice(records);
+    payload.freeze()
+}
+
+/// Small runs, few open files: everything happens often.
+pub(crate) fn config() -> MachineConfig {
+    MachineConfig {
+        open_files_max: 3,
+        index_run_bytes: 3000,
+        flush_bytes: 8000,
+        ..MachineConfig::new(PathBuf::from("/data/gen-1/cq"))
+    }
+}
+
+pub(crate) fn open(fs: &SimFs, kv: &Arc<dyn Kv>) -> BrokerMachine {
+    let fs: Arc<dyn Fs> = Arc::new(fs.clone());
+    BrokerMachine::open(fs, kv.clone(), &config()).unwrap()
+}
+
+/// A machine on a new simulated disk.
+pub(crate) fn new_machine() -> BrokerMachine {
+    let kv: Arc<dyn Kv> = Arc::new(SimKv::new(0));
+    open(&SimFs::new(), &kv)
+}
