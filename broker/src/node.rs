@@ -166,31 +166,22 @@ impl BrokerNode {
         let (stop_clients, clients_stop) = watch::channel(false);
         let (stop_reports, reports_stop) = watch::channel(false);
         let (mut clients, mut reports, mut timers) = (JoinSet::new(), JoinSet::new(), JoinSet::new());
-        let mut replicas = Vec::new();
-        for (((group, handle), (listener, identity)), parts) in
-            config.groups.iter().zip(handles).zip(listeners.into_iter().zip(identities)).zip(parts)
-        {
-            let Parts { pulls, woken: Woken { pulls: woken, applied, topics_changed }, opened } = parts;
-            let opened = opened.get().expect("an open node has opened its layers").clone();
-            let replica = Arc::new(make_replica(&config, group, handle, identity, opened, (pulls, applied)));
-            clients.spawn(serve(
-                listener,
-                settings.clone(),
-                Arc::new(Dispatch::new(Arc::clone(&replica))),
-                clients_stop.clone(),
-            ));
-            timers.spawn(run_woken(Arc::clone(&replica), woken));
-            timers.spawn(run_timers(Arc::clone(&replica)));
+        let (mut replicas, mut woken) = (Vec::new(), Vec::new());
+        for (((group, handle), identity), parts) in config.groups.iter().zip(handles).zip(identities).zip(parts) {
+            let opened = parts.opened.get().expect("an open node has opened its layers").clone();
+            let waiting = (parts.pulls, parts.woken.applied.clone());
+            replicas.push(Arc::new(make_replica(&config, group, handle, identity, opened, waiting)));
+            woken.push(parts.woken);
+        }
+        for ((replica, listener), woken) in replicas.iter().zip(listeners).zip(woken) {
+            let dispatch = Dispatch::new(Arc::clone(replica), replicas.clone());
+            clients.spawn(serve(listener, settings.clone(), Arc::new(dispatch), clients_stop.clone()));
+            timers.spawn(run_woken(Arc::clone(replica), woken.pulls));
+            timers.spawn(run_timers(Arc::clone(replica)));
             for namesrv in &config.namesrv {
-                let report = registration::report(
-                    Arc::clone(&replica),
-                    namesrv.clone(),
-                    topics_changed.clone(),
-                    reports_stop.clone(),
-                );
-                reports.spawn(report);
+                let (changed, stop) = (woken.topics_changed.clone(), reports_stop.clone());
+                reports.spawn(registration::report(Arc::clone(replica), namesrv.clone(), changed, stop));
             }
-            replicas.push(replica);
         }
         let http = http_listener.local_addr().unwrap_or(config.http_listen);
         timers.spawn(http::serve(http_listener, Arc::new(Health { replicas: replicas.clone() })));

@@ -157,7 +157,7 @@ impl ConsumerGroups {
         }
         drop(inner);
         // The end of the connection may have passed between the read of the request and here: then nobody else clears this.
-        if connection.is_closed() {
+        if connection.has_ended() {
             self.drop_connection(connection.id());
         }
         Ok(())

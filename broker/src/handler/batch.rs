@@ -13,7 +13,7 @@ use ledgermq_protocol::names;
 use ledgermq_protocol::remoting::command::RemotingCommand;
 use ledgermq_protocol::remoting::headers::send::SendMessage;
 
-use super::send::{Sending, Target, check_body, check_properties, check_sys_flag, check_topic, illegal};
+use super::send::{Sending, Target, check_body, check_names, check_properties, check_sys_flag, illegal};
 use crate::replica::Replica;
 use crate::server::outbox::Responder;
 use crate::server::ticket::SendTicket;
@@ -42,7 +42,7 @@ fn prepare(
     born_host: SocketAddr,
 ) -> Result<(SendItem, Option<Box<str>>), Refusal> {
     let header = SendMessage::from_ext(request.code, &request.ext).map_err(super::bad_field)?;
-    check_topic(header.topic)?;
+    check_names(&header)?;
     if names::is_retry_topic(header.topic) {
         return Err(illegal("a batch cannot be sent to a retry topic"));
     }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ledgermq_dledger::LogPos;
+use ledgermq_dledger::log::view::WARM_WINDOW;
 use ledgermq_protocol::heartbeat::TYPE_TAG;
 use ledgermq_protocol::message::record::RecordRef;
 use ledgermq_protocol::message::tags::TagFilter;
@@ -21,6 +22,7 @@ use ledgermq_protocol::remoting::headers::pull::{
     FLAG_COMMIT_OFFSET, FLAG_SUBSCRIPTION, FLAG_SUSPEND, PullMessage, PullMessageResponse, status,
 };
 use ledgermq_protocol::remoting::response_code::ResponseCode;
+use tokio::sync::Semaphore;
 
 use super::client_config::NO_SQL92;
 use super::header;
@@ -43,6 +45,11 @@ pub const BYTES_MAX: usize = 1 << 20;
 
 /// Most units that one pull looks at in search of a match.
 const UNITS_SCANNED_MAX: usize = 4 * UNITS_PER_READ_MAX;
+
+/// Reads of old messages at a time, in the whole process.
+const COLD_READS_MAX: usize = 4;
+
+static COLD_READS: Semaphore = Semaphore::const_new(COLD_READS_MAX);
 
 /// Longest time that a pull is held. Clients ask for 15 to 20 s and give up after 30.
 const HOLD_MAX: Duration = Duration::from_secs(60);
@@ -104,11 +111,28 @@ fn run(replica: &Arc<Replica>, pull: PullMessage, responder: Responder, may_wait
     if may_wait {
         commit(replica, &pull, &checked);
     }
-    let found = match look(replica, &pull, &checked) {
+    let found = look(replica, &pull, &checked, Reads::WarmOnly);
+    finish(replica, pull, checked, responder, may_wait, found);
+}
+
+/// Answers with what was found, or goes on with what must happen first.
+fn finish(
+    replica: &Arc<Replica>,
+    pull: PullMessage,
+    checked: Checked,
+    responder: Responder,
+    may_wait: bool,
+    found: Result<Found, Refusal>,
+) {
+    let found = match found {
         Ok(found) => found,
         Err(refusal) => return responder.refuse(refusal.code, refusal.remark),
     };
     match found {
+        Found::Cold => {
+            let replica = Arc::clone(replica);
+            tokio::spawn(async move { read_cold(&replica, pull, checked, responder, may_wait).await });
+        }
         Found::Beyond if replica.serves() => {
             let replica = Arc::clone(replica);
             tokio::spawn(async move { confirm_beyond(&replica, pull, checked, responder, may_wait).await });
@@ -128,6 +152,26 @@ fn run(replica: &Arc<Replica>, pull: PullMessage, responder: Responder, may_wait
 /// Whether a refusal may be due to a topic that is committed but not applied here: its producer may have the answer already.
 fn is_early(refusal: &Refusal) -> bool {
     matches!(refusal.code, ResponseCode::TOPIC_NOT_EXIST | ResponseCode::INVALID_PARAMETER)
+}
+
+/// Reads from the disk, on a thread that may wait for it, a few at a time: a consumer that works off a backlog must not slow
+/// those at the end of the log.
+async fn read_cold(replica: &Arc<Replica>, pull: PullMessage, checked: Checked, responder: Responder, may_wait: bool) {
+    let turn = COLD_READS.acquire().await.expect("the semaphore is never closed");
+    let reader = Arc::clone(replica);
+    let reading = tokio::task::spawn_blocking(move || {
+        let found = look(&reader, &pull, &checked, Reads::All);
+        (pull, checked, found)
+    });
+    let read = reading.await;
+    drop(turn);
+    match read {
+        Ok((pull, checked, found)) => finish(replica, pull, checked, responder, may_wait, found),
+        Err(error) => {
+            tracing::error!(%error, "a read of old messages panicked");
+            responder.refuse(ResponseCode::SYSTEM_ERROR, "internal error");
+        }
+    }
 }
 
 /// The offset lies beyond what this replica has applied, and it believes to lead. Asks a quorum before the client is told to
@@ -164,7 +208,7 @@ fn wait_or_answer(replica: &Arc<Replica>, pull: PullMessage, checked: Checked, r
     match replica.pulls.park(key, Instant::now() + hold, connection.id(), parked) {
         // A message that became visible between the look and the parking has woken nobody; a connection that ended in between
         // would be forgotten by nobody.
-        Ok(ticket) if checked.topic.next_offset(checked.queue) as i64 > wanted || connection.is_closed() => {
+        Ok(ticket) if checked.topic.next_offset(checked.queue) as i64 > wanted || connection.has_ended() => {
             if let Some(parked) = replica.pulls.take(ticket) {
                 run_again(replica, parked);
             }
@@ -291,6 +335,8 @@ fn commit(replica: &Replica, pull: &PullMessage, checked: &Checked) {
 enum Found {
     /// Messages, or none that match among those that were looked at.
     Messages(Messages),
+    /// Messages that may not be in memory.
+    Cold,
     /// The offset is the next one to be written.
     NothingNew,
     /// The offset lies beyond that.
@@ -315,19 +361,27 @@ impl Messages {
     }
 }
 
-fn look(replica: &Replica, pull: &PullMessage, checked: &Checked) -> Result<Found, Refusal> {
+/// What may be read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reads {
+    /// Only the end of the log, which is in memory: reading it does not block.
+    WarmOnly,
+    /// Everything.
+    All,
+}
+
+fn look(replica: &Replica, pull: &PullMessage, checked: &Checked, reads: Reads) -> Result<Found, Refusal> {
     let end = checked.topic.next_offset(checked.queue);
     match u64::try_from(pull.queue_offset) {
-        Ok(offset) if (checked.min as u64..end).contains(&offset) => {
-            read(replica, pull, checked, offset).map(Found::Messages)
-        }
+        Ok(offset) if (checked.min as u64..end).contains(&offset) => read(replica, pull, checked, offset, reads),
         Ok(offset) if offset == end && offset >= checked.min as u64 => Ok(Found::NothingNew),
         Ok(offset) if offset > end => Ok(Found::Beyond),
         _ => Ok(Found::TooSmall),
     }
 }
 
-fn read(replica: &Replica, pull: &PullMessage, checked: &Checked, from: u64) -> Result<Messages, Refusal> {
+fn read(replica: &Replica, pull: &PullMessage, checked: &Checked, from: u64, reads: Reads) -> Result<Found, Refusal> {
+    let warm_from = replica.handle.reader().published().0.saturating_sub(WARM_WINDOW);
     let messages_max = usize::try_from(pull.max_msg_nums).unwrap_or(0).clamp(1, MESSAGES_MAX);
     let bytes_max = pull
         .max_msg_bytes
@@ -352,7 +406,10 @@ fn read(replica: &Replica, pull: &PullMessage, checked: &Checked, from: u64) -> 
             if checked.filter.matches(unit.tags_code) {
                 let full = messages.slices.len() == messages_max || bytes + unit.size as usize > bytes_max;
                 if full && !messages.slices.is_empty() {
-                    return Ok(messages);
+                    return Ok(Found::Messages(messages));
+                }
+                if reads == Reads::WarmOnly && unit.physical_offset < warm_from {
+                    return Ok(Found::Cold);
                 }
                 messages.slices.push(record_bytes(replica, unit)?);
                 bytes += unit.size as usize;
@@ -364,7 +421,7 @@ fn read(replica: &Replica, pull: &PullMessage, checked: &Checked, from: u64) -> 
             break;
         }
     }
-    Ok(messages)
+    Ok(Found::Messages(messages))
 }
 
 fn record_bytes(replica: &Replica, unit: Unit) -> Result<Bytes, Refusal> {

@@ -11,6 +11,12 @@ use serde::Serialize;
 use crate::replica::Replica;
 use crate::server::outbox::Responder;
 
+/// State of the groups of a node, as JSON.
+#[derive(Debug, Serialize)]
+struct NodeStatus {
+    groups: Vec<RaftStatus>,
+}
+
 /// State of one replica's group, as JSON.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -63,12 +69,16 @@ struct StateDigest {
     digest: String,
 }
 
-/// Answers with the status.
-pub async fn raft_status(replica: Arc<Replica>, responder: Responder) {
-    let Some(status) = replica.handle.status().await else {
-        return responder.refuse(ResponseCode::SERVICE_NOT_AVAILABLE, "the node is stopping");
-    };
-    answer(responder, &render(&replica, status));
+/// Answers with the status of all groups of the node.
+pub async fn raft_status(replicas: Vec<Arc<Replica>>, responder: Responder) {
+    let mut groups = Vec::with_capacity(replicas.len());
+    for replica in &replicas {
+        let Some(status) = replica.handle.status().await else {
+            return responder.refuse(ResponseCode::SERVICE_NOT_AVAILABLE, "the node is stopping");
+        };
+        groups.push(render(replica, status));
+    }
+    answer(responder, &NodeStatus { groups });
 }
 
 /// Answers with the digest at the applied index.

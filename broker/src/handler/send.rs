@@ -28,6 +28,9 @@ use crate::tables::Tables;
 /// Longest body of a message in bytes.
 pub const BODY_LEN_MAX: usize = record::DEFAULT_MAX_BODY_LEN;
 
+/// Longest name of a producer group: what Java clients allow.
+const PRODUCER_GROUP_LEN_MAX: usize = 255;
+
 /// Tries of a message before it becomes a dead letter, for a group that nobody configured.
 const RETRY_TIMES_DEFAULT: i32 = 16;
 
@@ -70,7 +73,7 @@ fn prepare(
     if header.batch == Some(true) {
         return Err(illegal("a batch is sent with SEND_BATCH_MESSAGE"));
     }
-    check_topic(header.topic)?;
+    check_names(&header)?;
     check_sys_flag(header.sys_flag)?;
     check_body(request.body.len())?;
     let given = header.properties.unwrap_or_default();
@@ -132,8 +135,17 @@ impl Target {
     }
 }
 
-/// Checks a topic's name for sending.
-pub(super) fn check_topic(topic: &str) -> Result<(), Refusal> {
+/// Checks the names that a send brings. Producer groups may be longer than others: clients derive some from other names.
+pub(super) fn check_names(header: &SendMessage<'_>) -> Result<(), Refusal> {
+    match names::check_group(header.producer_group) {
+        Ok(()) => {}
+        Err(NameError::TooLong { len, .. }) if len <= PRODUCER_GROUP_LEN_MAX => {}
+        Err(error) => {
+            let remark = format!("producer {error}");
+            return Err(Refusal::new(ResponseCode::INVALID_PARAMETER, remark));
+        }
+    }
+    let topic = header.topic;
     names::check_topic(topic).map_err(|error| {
         let code = match error {
             NameError::TooLong { .. } => ResponseCode::MESSAGE_ILLEGAL,

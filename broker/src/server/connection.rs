@@ -41,6 +41,9 @@ const FRAME_TIMEOUT: Duration = Duration::from_secs(60);
 /// Time in which a write must move at least one byte.
 const WRITE_STALL: Duration = Duration::from_secs(30);
 
+/// How long requests that are under way may still be answered once the peer sends no more.
+const LINGER: Duration = Duration::from_secs(3);
+
 /// Heads larger than this are not gathered into one buffer with others.
 const HEAD_BUFFER_BYTES: usize = 16 * 1024;
 
@@ -49,7 +52,7 @@ pub trait Service: Send + Sync + 'static {
     /// Handles one request. It must not block; what takes time runs as a task of its own. The answer goes through `responder`.
     fn handle(&self, request: RemotingCommand, responder: Responder);
 
-    /// The connection has ended: forget whatever was kept for it.
+    /// The peer sends no more: forget whatever was kept for it. What is under way may still be answered.
     fn closed(&self, connection: &Arc<Connection>);
 }
 
@@ -96,19 +99,28 @@ pub async fn run<S: Service>(
         settings,
     };
     let closed = connection.closed();
-    tokio::select! {
-        reason = reader.run(&*service) => connection.close(reason),
-        () = closed => {}
+    let ended = tokio::select! {
+        reason = reader.run(&*service) => Some(reason),
+        () = closed => None,
+    };
+    connection.end();
+    // At once: the others of its groups take its queues over, and its held pulls are nobody's any more.
+    service.closed(&connection);
+    if let Some(reason) = ended {
+        if matches!(reason, CloseReason::EndOfStream | CloseReason::FramingLost) {
+            let _ = tokio::time::timeout(LINGER, connection.quiet()).await;
+        }
+        connection.close(reason);
     }
     let reason = connection.close_reason().unwrap_or(CloseReason::Peer);
-    if !matches!(reason, CloseReason::Peer | CloseReason::Stopping | CloseReason::Idle)
+    let usual = [CloseReason::EndOfStream, CloseReason::Peer, CloseReason::Stopping, CloseReason::Idle];
+    if !usual.contains(&reason)
         && let Some(held_back) = MISBEHAVIOUR.pass()
     {
         tracing::warn!(peer = %connection.peer(), ?reason, held_back, "connection closed");
     }
     // The writer ends by itself once the connection is closed; what it had taken may still go out.
     let _ = writer.await;
-    service.closed(&connection);
     reason
 }
 
@@ -141,11 +153,11 @@ impl Reader {
             self.connection.room().await;
             match self.fill().await {
                 Ok(true) => {}
-                Ok(false) => return CloseReason::Peer,
+                Ok(false) => return CloseReason::EndOfStream,
                 Err(reason) => return reason,
             }
             self.reads += 1;
-            if self.reads % READS_PER_TURN == 0 {
+            if self.reads.is_multiple_of(READS_PER_TURN) {
                 tokio::task::yield_now().await;
             }
         }
@@ -213,7 +225,7 @@ impl Reader {
         let kept = frame::FRAME_PREFIX_LEN + head.header_len;
         while self.buffer.len() < kept {
             if !self.fill().await? {
-                return Err(CloseReason::Peer);
+                return Err(CloseReason::EndOfStream);
             }
         }
         let mut body_left = head.frame_len - kept;
@@ -229,7 +241,7 @@ impl Reader {
             self.buffer.advance(passed);
             body_left -= passed;
             if body_left > 0 && !self.fill().await? {
-                return Err(CloseReason::Peer);
+                return Err(CloseReason::EndOfStream);
             }
         }
         self.frame_since = None;
@@ -270,7 +282,7 @@ impl Reader {
                     return Ok(true);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return Ok(false),
+                Err(_) => return Err(CloseReason::Peer),
             }
             if self.buffer.is_empty() {
                 // A connection that waits holds no buffer: there may be many.

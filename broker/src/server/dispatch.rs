@@ -23,12 +23,14 @@ pub const WAITING_REQUESTS_MAX: usize = 1_024;
 /// The requests of one group.
 pub struct Dispatch {
     replica: Arc<Replica>,
+    /// All replicas of the node, this one included.
+    node: Vec<Arc<Replica>>,
 }
 
 impl Dispatch {
-    /// For one replica.
-    pub fn new(replica: Arc<Replica>) -> Self {
-        Self { replica }
+    /// For one replica of those of a node.
+    pub fn new(replica: Arc<Replica>, node: Vec<Arc<Replica>>) -> Self {
+        Self { replica, node }
     }
 
     fn private(&self, request: &RemotingCommand, responder: Responder) {
@@ -36,10 +38,11 @@ impl Dispatch {
             let remark = "answered only on a loopback address, or with insecure = true";
             return responder.refuse(ResponseCode::NO_PERMISSION, remark);
         }
-        let replica = Arc::clone(&self.replica);
         match request.code {
-            extension::code::LEDGER_RAFT_STATUS => spawn(responder, |to| raft_status::raft_status(replica, to)),
-            _ => spawn(responder, |to| raft_status::state_digest(replica, to)),
+            extension::code::LEDGER_RAFT_STATUS => {
+                spawn(responder, |to| raft_status::raft_status(self.node.clone(), to));
+            }
+            _ => spawn(responder, |to| raft_status::state_digest(Arc::clone(&self.replica), to)),
         }
     }
 }

@@ -48,7 +48,9 @@ impl Outgoing {
 /// Why a connection was closed from our side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CloseReason {
-    /// The peer closed, or its socket failed.
+    /// The peer sends no more.
+    EndOfStream,
+    /// The socket failed.
     Peer,
     /// More answers wait than the peer's share.
     NotReading,
@@ -72,8 +74,12 @@ pub struct Connection {
     bytes: AtomicUsize,
     filled: Notify,
     drained: Notify,
+    /// The peer sends no more: nothing must be kept for it that only its end would clear.
+    ended: AtomicBool,
     closed: AtomicBool,
     closing: Notify,
+    /// Requests that have no answer yet.
+    unanswered: AtomicUsize,
     /// Requests of this connection that run as tasks of their own.
     pub(crate) running: AtomicUsize,
     /// Whether a pull of this connection was ever parked: then its end must be told to the table.
@@ -108,8 +114,10 @@ impl Connection {
             bytes: AtomicUsize::new(0),
             filled: Notify::new(),
             drained: Notify::new(),
+            ended: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             closing: Notify::new(),
+            unanswered: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
             has_parked: AtomicBool::new(false),
             written_at_ms: AtomicU64::new(0),
@@ -168,13 +176,36 @@ impl Connection {
             std::mem::take(&mut queue.items)
         };
         drop(dropped);
+        self.ended.store(true, Ordering::Release);
         self.closed.store(true, Ordering::Release);
         self.closing.notify_waiters();
         self.filled.notify_one();
         self.drained.notify_waiters();
     }
 
-    /// Whether the connection has ended.
+    /// The peer sends no more. What is under way is still answered.
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+    }
+
+    /// Whether the peer sends no more.
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// Waits until every request is answered and every answer is with the system, or the connection has closed.
+    pub async fn quiet(&self) {
+        loop {
+            let drained = self.drained.notified();
+            let unanswered = self.unanswered.load(Ordering::Acquire);
+            if (unanswered == 0 && self.unread_bytes() == 0) || self.is_closed() {
+                return;
+            }
+            drained.await;
+        }
+    }
+
+    /// Whether the connection has closed.
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }
@@ -273,6 +304,7 @@ pub struct Responder {
 impl Responder {
     /// For `request` that came on `connection`.
     pub fn new(connection: Arc<Connection>, request: &RemotingCommand, claim: Claim) -> Self {
+        connection.unanswered.fetch_add(1, Ordering::AcqRel);
         Self { connection, opaque: request.opaque, serialize: request.serialize, oneway: request.is_oneway(), claim }
     }
 
@@ -314,6 +346,14 @@ impl Responder {
     /// Frees the request's share of the byte budget early: the request's bytes are no longer kept.
     pub fn release_claim(&mut self) {
         self.claim = Claim::default();
+    }
+}
+
+impl Drop for Responder {
+    fn drop(&mut self) {
+        if self.connection.unanswered.fetch_sub(1, Ordering::AcqRel) == 1 && self.connection.has_ended() {
+            self.connection.drained.notify_waiters();
+        }
     }
 }
 

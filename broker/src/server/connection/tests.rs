@@ -199,6 +199,26 @@ async fn answers_carry_the_id_and_encoding_of_their_request() {
     assert_eq!(client.ask(ECHO, 5, b"").await.unwrap().opaque, 5);
 }
 
+/// A peer that ends its side after the last request must still get its answers: scripts and old clients do that.
+#[tokio::test]
+async fn what_is_under_way_is_answered_after_the_end_of_the_stream() {
+    let server = start(|_, _| {}).await;
+    let mut client = Client::connect(&server).await;
+    client.send(&RemotingCommand::request(HOLD, 1)).await;
+    client.send(&RemotingCommand::request(PIECES, 2)).await;
+    client.socket.shutdown().await.unwrap();
+    assert_eq!(client.answer().await.unwrap().opaque, 2);
+    let (held, responder) = loop {
+        if let Some(held) = server.service.held.lock().pop() {
+            break held;
+        }
+        tokio::task::yield_now().await;
+    };
+    responder.send(RemotingCommand::response_to(&held, 0));
+    assert_eq!(client.answer().await.unwrap().opaque, 1);
+    assert!(client.is_closed().await);
+}
+
 /// An answer made of slices must arrive whole, also between others in one batch.
 #[tokio::test]
 async fn slices_arrive_in_order_and_whole() {
