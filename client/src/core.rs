@@ -155,14 +155,13 @@ impl Core {
     /// Notes a failed attempt and waits as long as is right before the next one.
     pub(crate) async fn pause(&self, attempts: &mut Attempts, failed: Failed) -> Result<(), CallError> {
         let mut changes = self.leaders.changes();
-        let stopped = matches!(failed.cause, Cause::Request(RequestError::Stopped | RequestError::TooLarge(_)));
         let pause = attempts.failed_with(failed.cause.clone(), failed.outcome_unknown)?;
-        if stopped {
-            return Err(attempts.give_up(failed.cause));
-        }
         if !failed.try_at_once {
             // A new leader ends the pause; the client's own end does so too.
             let _ = tokio::time::timeout(pause, changes.changed()).await;
+        }
+        if Instant::now() >= attempts.deadline() {
+            return Err(attempts.give_up(failed.cause));
         }
         Ok(())
     }

@@ -32,6 +32,10 @@ use crate::message::{Message, check_len};
 use crate::retry::Attempts;
 use crate::route::TopicRoute;
 
+/// Lanes in which ordered sends queue up by key before anything is asked about the topic. Keys that share one wait for each
+/// other, so there are many more than queues of a topic.
+const KEY_LANES: usize = 1_024;
+
 /// Queues for which an order lock is remembered. Beyond it the unused ones are forgotten.
 const ORDER_LOCKS_MAX: usize = 65_536;
 
@@ -144,6 +148,9 @@ struct Inner {
     in_flight: Semaphore,
     /// Where the next unpinned send begins.
     turn: AtomicUsize,
+    /// Keeps the order of calls with one key, from the call on.
+    lanes: Vec<tokio::sync::Mutex<()>>,
+    /// Keeps the unacknowledged ordered sends of a queue at one.
     order: Mutex<HashMap<MessageQueue, Arc<tokio::sync::Mutex<()>>>>,
 }
 
@@ -165,7 +172,8 @@ impl Producer {
     pub(crate) fn new(core: Arc<Core>, config: ProducerConfig) -> Result<Self, ConfigError> {
         config.validate()?;
         let in_flight = Semaphore::new(config.in_flight_max);
-        let inner = Inner { core, config, in_flight, turn: AtomicUsize::new(0), order: Mutex::default() };
+        let lanes = std::iter::repeat_with(tokio::sync::Mutex::default).take(KEY_LANES).collect();
+        let inner = Inner { core, config, in_flight, turn: AtomicUsize::new(0), lanes, order: Mutex::default() };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -239,9 +247,11 @@ impl Producer {
                 .map_err(|error| MessageError::Property { name: name::SHARDING_KEY.to_owned(), error })?;
         }
         let _running = self.inner.core.run();
+        // Before anything is waited for: the first route of a topic reaches those who wait for it in no order.
+        let _lane = self.inner.lanes[java_string_hash(key).unsigned_abs() as usize % KEY_LANES].lock().await;
         let route = self.inner.writable(message.topic(), &mut self.inner.core.attempts()).await?;
         let queue = by_hash(route.write_queues(), key).clone();
-        // The lock first: whoever holds a permit must never wait for somebody who needs one.
+        // Lane, lock, permit: whoever holds a later one must never wait for an earlier one.
         let lock = self.inner.order_lock(&queue);
         let _turn = lock.lock().await;
         let _permit = self.inner.permit().await;

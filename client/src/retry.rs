@@ -8,7 +8,7 @@ use std::time::Duration;
 use rand::Rng;
 use tokio::time::Instant;
 
-use crate::error::{CallError, Cause};
+use crate::error::{CallError, Cause, RequestError, RouteProblem};
 
 /// The first pause. Short: most failovers are known within milliseconds by the route watch, which ends a pause.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
@@ -59,12 +59,12 @@ impl Attempts {
     /// Notes a failed attempt. `Ok` with the pause to make before the next one.
     ///
     /// # Errors
-    /// [`CallError::GaveUp`] when attempts or time are used up.
+    /// [`CallError::GaveUp`] when attempts or time are used up, or when no attempt can end otherwise.
     pub(crate) fn failed_with(&mut self, cause: Cause, outcome_unknown: bool) -> Result<Duration, CallError> {
         self.made += 1;
         self.outcome_unknown |= outcome_unknown;
         let left = self.deadline.saturating_duration_since(Instant::now());
-        if self.made >= self.attempts_max || left.is_zero() {
+        if self.made >= self.attempts_max || left.is_zero() || is_hopeless(&cause) {
             return Err(self.give_up(cause));
         }
         Ok(self.pause().min(left))
@@ -86,6 +86,15 @@ impl Attempts {
         self.pauses = self.pauses.saturating_add(1);
         pause.mul_f64(rand::rng().random_range(0.5..1.0))
     }
+}
+
+/// Whether every further attempt would fail in the same way.
+fn is_hopeless(cause: &Cause) -> bool {
+    matches!(
+        cause,
+        Cause::Request(RequestError::Stopped | RequestError::TooLarge(_))
+            | Cause::NoRoute(RouteProblem::Unreachable(RequestError::Stopped))
+    )
 }
 
 #[cfg(test)]

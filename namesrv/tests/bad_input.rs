@@ -1,5 +1,7 @@
 //! Peers that misbehave: each gets an answer or a closed connection, and nobody else notices.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::net::SocketAddr;
 
 use ledgermq_namesrv::{Namesrv, NamesrvConfig, StartError};

@@ -1,6 +1,8 @@
 //! What clients and tools are told, over a socket: routes in the very bytes that Java and Go clients accept, the cluster, and
 //! changes through the watch.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use ledgermq_protocol::extension::field;
 use ledgermq_protocol::json::Body;
 use ledgermq_protocol::remoting::command::{RemotingCommand, SerializeType};

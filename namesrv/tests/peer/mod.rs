@@ -16,41 +16,41 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// Longest time that anything in these tests may take.
-pub const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// The uuid of the group in these tests.
-pub const GROUP: &str = "6f1c0c52-95a4-4e7e-9d0a-2f8f7b6c0001";
+pub(crate) const GROUP: &str = "6f1c0c52-95a4-4e7e-9d0a-2f8f7b6c0001";
 
 /// A name server on a free port that believes its table at once.
-pub async fn namesrv() -> Namesrv {
+pub(crate) async fn namesrv() -> Namesrv {
     namesrv_with(|config| config.ready_max_ms = 0).await
 }
 
-pub async fn namesrv_with(change: impl FnOnce(&mut NamesrvConfig)) -> Namesrv {
+pub(crate) async fn namesrv_with(change: impl FnOnce(&mut NamesrvConfig)) -> Namesrv {
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
     let mut config = NamesrvConfig { listen, ready_min_ms: 0, ..NamesrvConfig::default() };
     change(&mut config);
     Namesrv::start(config).await.unwrap()
 }
 
-pub struct Peer {
+pub(crate) struct Peer {
     socket: TcpStream,
     buf: BytesMut,
     next_opaque: i32,
 }
 
 impl Peer {
-    pub async fn connect(namesrv: &Namesrv) -> Self {
+    pub(crate) async fn connect(namesrv: &Namesrv) -> Self {
         let socket = TcpStream::connect(namesrv.local_addr()).await.unwrap();
         Self { socket, buf: BytesMut::new(), next_opaque: 100 }
     }
 
-    pub async fn write(&mut self, bytes: &[u8]) {
+    pub(crate) async fn write(&mut self, bytes: &[u8]) {
         self.socket.write_all(bytes).await.unwrap();
     }
 
     /// Sends a request and returns its opaque number.
-    pub async fn send(&mut self, mut request: RemotingCommand) -> i32 {
+    pub(crate) async fn send(&mut self, mut request: RemotingCommand) -> i32 {
         self.next_opaque += 1;
         request.opaque = self.next_opaque;
         let mut bytes = BytesMut::new();
@@ -60,7 +60,7 @@ impl Peer {
     }
 
     /// The next command that comes; `None` when the connection was closed.
-    pub async fn receive(&mut self) -> Option<RemotingCommand> {
+    pub(crate) async fn receive(&mut self) -> Option<RemotingCommand> {
         let limits = FrameLimits::default();
         loop {
             if let Some(command) = frame::decode(&mut self.buf, &limits).unwrap() {
@@ -73,7 +73,7 @@ impl Peer {
         }
     }
 
-    pub async fn ask(&mut self, request: RemotingCommand) -> RemotingCommand {
+    pub(crate) async fn ask(&mut self, request: RemotingCommand) -> RemotingCommand {
         let opaque = self.send(request).await;
         let answer = self.receive().await.expect("the connection stays open");
         assert!(answer.is_response());
@@ -81,22 +81,22 @@ impl Peer {
         answer
     }
 
-    pub async fn register(&mut self, broker: &Broker, id: i64, term: i64) -> RemotingCommand {
+    pub(crate) async fn register(&mut self, broker: &Broker, id: i64, term: i64) -> RemotingCommand {
         self.ask(broker.registration(id, term)).await
     }
 }
 
 /// A member of a group that registers.
 #[derive(Clone)]
-pub struct Broker {
-    pub name: &'static str,
-    pub addr: String,
-    pub group: Option<&'static str>,
-    pub topics: Vec<TopicConfig>,
+pub(crate) struct Broker {
+    pub(crate) name: &'static str,
+    pub(crate) addr: String,
+    pub(crate) group: Option<&'static str>,
+    pub(crate) topics: Vec<TopicConfig>,
 }
 
 impl Broker {
-    pub fn new(addr: &str) -> Self {
+    pub(crate) fn new(addr: &str) -> Self {
         Self {
             name: "broker-a",
             addr: addr.to_owned(),
@@ -105,11 +105,11 @@ impl Broker {
         }
     }
 
-    pub fn data_version() -> DataVersion {
+    pub(crate) fn data_version() -> DataVersion {
         DataVersion { counter: 3, state_version: 0, timestamp: 1_700_000_000_000 }
     }
 
-    pub fn registration(&self, id: i64, term: i64) -> RemotingCommand {
+    pub(crate) fn registration(&self, id: i64, term: i64) -> RemotingCommand {
         let topics = self.topics.iter().map(|topic| (topic.topic_name.clone(), topic.clone())).collect();
         let body = RegisterBrokerBody {
             topic_config_serialize_wrapper: TopicConfigSerializeWrapper::new(Self::data_version(), topics),
@@ -132,7 +132,7 @@ impl Broker {
         RemotingCommand::request(RequestCode::REGISTER_BROKER, 0).with_header(&header).with_body(body)
     }
 
-    pub fn heartbeat(&self, id: i64, term: i64) -> RemotingCommand {
+    pub(crate) fn heartbeat(&self, id: i64, term: i64) -> RemotingCommand {
         let header = BrokerHeartbeat {
             cluster_name: "DefaultCluster".to_owned(),
             broker_addr: self.addr.clone(),
@@ -149,16 +149,16 @@ impl Broker {
     }
 }
 
-pub fn route(topic: &str) -> RemotingCommand {
+pub(crate) fn route(topic: &str) -> RemotingCommand {
     RemotingCommand::request(RequestCode::GET_ROUTEINFO_BY_TOPIC, 0).with_ext("topic", topic)
 }
 
-pub fn watch(topic: &str, version: &str) -> RemotingCommand {
+pub(crate) fn watch(topic: &str, version: &str) -> RemotingCommand {
     RemotingCommand::request(code::LEDGER_WATCH_ROUTE, 0)
         .with_ext(field::TOPIC, topic)
         .with_ext(field::ROUTE_VERSION, version)
 }
 
-pub fn text(command: &RemotingCommand) -> &str {
+pub(crate) fn text(command: &RemotingCommand) -> &str {
     std::str::from_utf8(&command.body).unwrap()
 }
