@@ -5,7 +5,7 @@
 //! way of an acknowledgement. Only catch-up of a lagging follower reads the disk, at most [`COLD_READ_MAX`] bytes a
 //! call. Never writes.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
@@ -21,6 +21,11 @@ use crate::types::FramePos;
 /// Bytes that one call reads from disk for a lagging follower; the raft loop waits for it. At 1 MiB that is below a
 /// millisecond from the page cache and some milliseconds from a disk.
 pub(crate) const COLD_READ_MAX: u64 = 1 << 20;
+
+/// Bytes read from disk for lagging followers in one round of the raft loop, after which they wait for the next: a whole
+/// window of in-flight appends at once would hold up heartbeats for hundreds of milliseconds. An answer or a heartbeat
+/// asks for more.
+const COLD_ROUND_MAX: u64 = 4 << 20;
 
 /// An entry in memory, with the frame that it has.
 #[derive(Debug, Clone)]
@@ -70,6 +75,8 @@ pub(crate) struct GroupStorage {
     view: LogView,
     /// Headers of entries read from disk in this round, for the peer encoder.
     cold: RefCell<HashMap<u64, (u64, [u8; HEADER_LEN])>>,
+    /// Bytes read from disk in this round.
+    cold_bytes: Cell<u64>,
 }
 
 impl GroupStorage {
@@ -97,6 +104,7 @@ impl GroupStorage {
             prepared: VecDeque::new(),
             view,
             cold: RefCell::new(HashMap::new()),
+            cold_bytes: Cell::new(0),
         }
     }
 
@@ -228,6 +236,7 @@ impl GroupStorage {
     /// is over its bound.
     pub(crate) fn end_round(&mut self, durable_index: u64, applied: u64) {
         self.cold.borrow_mut().clear();
+        self.cold_bytes.set(0);
         let evictable = durable_index.min(applied);
         while self.cache_bytes > self.cache_bytes_max
             && self.cache.front().is_some_and(|cached| cached.frame.at.index <= evictable)
@@ -272,7 +281,7 @@ impl raft::Storage for GroupStorage {
         low: u64,
         high: u64,
         max_size: impl Into<Option<u64>>,
-        _context: GetEntriesContext,
+        context: GetEntriesContext,
     ) -> raft::Result<Vec<Entry>> {
         if low <= self.start.prev.index {
             return Err(RaftError::Store(StorageError::Compacted));
@@ -282,6 +291,9 @@ impl raft::Storage for GroupStorage {
         }
         let max_size = max_size.into().unwrap_or(u64::MAX);
         let cache_first = self.cache.front().map_or(self.tail.index + 1, |cached| cached.frame.at.index);
+        if low < cache_first && context.can_async() && self.cold_bytes.get() >= COLD_ROUND_MAX {
+            return Err(RaftError::Store(StorageError::LogTemporarilyUnavailable));
+        }
         let mut entries = Vec::new();
         let mut bytes = 0u64;
         let mut next = low;
@@ -289,11 +301,19 @@ impl raft::Storage for GroupStorage {
             let budget = max_size.saturating_sub(bytes).clamp(1, COLD_READ_MAX);
             let mut part = Vec::new();
             if let Err(reason) = self.read_cold(next, high.min(cache_first), budget, &mut part) {
-                tracing::error!(index = next, %reason, "cannot read committed entries back from the log");
-                return Err(RaftError::Store(StorageError::Unavailable));
+                tracing::error!(index = next, %reason, "cannot read entries back from the log");
+                // A follower that lags behind bytes gone bad must not take its leader down: it is not served.
+                let error = if context.can_async() {
+                    StorageError::LogTemporarilyUnavailable
+                } else {
+                    StorageError::Unavailable
+                };
+                return Err(RaftError::Store(error));
             }
             next += part.len() as u64;
-            bytes += part.iter().map(|entry| entry.data.len() as u64).sum::<u64>();
+            let read = part.iter().map(|entry| entry.data.len() as u64).sum::<u64>();
+            self.cold_bytes.set(self.cold_bytes.get() + read);
+            bytes += read;
             entries.extend(part);
         }
         while next < high && next >= cache_first {
