@@ -250,7 +250,6 @@ fn message_type(byte: u8) -> Option<MessageType> {
         MsgRequestVoteResponse,
         MsgHeartbeat,
         MsgHeartbeatResponse,
-        MsgTransferLeader,
         MsgTimeoutNow,
         MsgRequestPreVote,
         MsgRequestPreVoteResponse,

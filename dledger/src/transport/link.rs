@@ -43,7 +43,13 @@ pub(super) async fn run(
                 pause = PAUSE_MIN;
                 refused = None;
                 // What waited for the connection is old; Raft knows what to send now.
-                while messages.try_recv().is_ok() {}
+                let mut dropped = false;
+                while messages.try_recv().is_ok() {
+                    dropped = true;
+                }
+                if dropped {
+                    lost(&peer, &events);
+                }
                 match pump(stream, &mut messages).await {
                     Ok(()) => return,
                     Err(error) => tracing::info!(peer = %peer.address, ?lane, %error, "connection to peer broke"),
@@ -62,15 +68,20 @@ pub(super) async fn run(
                 }
             }
         }
-        for (group, peer) in &peer.replicas {
-            // The loop has ended when it takes nothing: so does this task, by its channel.
-            let _ = events.try_send(LoopEvent::Unreachable { group: *group, peer: *peer });
-        }
+        lost(&peer, &events);
         if messages.is_closed() {
             return;
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+/// Messages to the peer were lost, or may have been.
+fn lost(peer: &PeerNode, events: &Inbox<LoopEvent>) {
+    for (group, peer) in &peer.replicas {
+        // The loop has ended when it takes nothing: so does this task, by its channel.
+        let _ = events.try_send(LoopEvent::Unreachable { group: *group, peer: *peer });
     }
 }
 
