@@ -9,7 +9,7 @@ use raft::eraftpb::{
     ConfChange, ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState, Entry,
 };
 
-use raft::{GetEntriesContext, Storage as _};
+use raft::{GetEntriesContext, StateRole, Storage as _};
 
 use super::{ApplyTask, GroupCore, GroupError, Outputs, conf_state_membership};
 use crate::entry;
@@ -58,7 +58,7 @@ impl<S: Stamper> GroupCore<S> {
                 change
             })
             .collect();
-        if changes.is_empty() || self.raft.raft.lead_transferee.is_some() || !self.role.serves() {
+        if changes.is_empty() || self.raft.raft.lead_transferee.is_some() || !self.serves_now() {
             return false;
         }
         let mut change = ConfChangeV2::default();
@@ -75,7 +75,7 @@ impl<S: Stamper> GroupCore<S> {
     /// Leaves a joint configuration that nobody else will leave: raft-rs does it only on the leader that applied the
     /// entry into it.
     pub(super) fn leave_joint(&mut self) {
-        if self.membership.voters_outgoing.is_empty() || !self.role.serves() || self.raft.raft.has_pending_conf() {
+        if self.membership.voters_outgoing.is_empty() || !self.serves_now() || self.raft.raft.has_pending_conf() {
             return;
         }
         // Dropped when a transfer is under way; tried again in a later round.
@@ -115,6 +115,13 @@ impl<S: Stamper> GroupCore<S> {
         self.conf_indexes.remove(&entry.index);
         self.membership = conf_state_membership(&state);
         self.raft.mut_store().set_conf_state(state);
+        let raft = &mut self.raft.raft;
+        if raft.state == StateRole::Leader && !raft.promotable() {
+            // raft-rs 0.7 goes on leading and panics at the next commit, where it looks for its own progress.
+            tracing::info!(group = %self.group, term = raft.term, "leads no longer: it is no voter any more");
+            let term = raft.term;
+            raft.become_follower(term, 0);
+        }
         self.draw_election_timeout();
         tracing::info!(group = %self.group, index = entry.index, membership = ?self.membership, "membership changed");
         Ok(self.membership.clone())

@@ -37,6 +37,8 @@ use crate::storage::{GroupStorage, LogStart, StorageFailure};
 use crate::transport::codec::PeerMessage;
 use crate::types::{Frame, FramePos, GroupId, LogPos, RaftId};
 
+pub use membership::MemberChange;
+
 /// raft-rs draws its election time-outs from a generator that cannot be seeded. It is given one that never runs out,
 /// and [`GroupCore::tick`] starts the campaigns itself, after a time of its own drawing.
 const ELECTION_TICKS_NEVER: usize = 1 << 30;
@@ -84,6 +86,8 @@ pub struct GroupTuning {
     pub hint_interval: Duration,
     /// Proposals that may wait for their turn here.
     pub queue_max: usize,
+    /// Bytes of them, by their size hints; one larger proposal may wait alone.
+    pub queue_bytes_max: usize,
 }
 
 impl Default for GroupTuning {
@@ -108,6 +112,7 @@ impl Default for GroupTuning {
             unknown_after: Duration::from_millis(300),
             hint_interval: Duration::from_secs(1),
             queue_max: 65_536,
+            queue_bytes_max: 64 << 20,
         }
     }
 }
@@ -247,6 +252,8 @@ struct Unsettled {
     after: Vec<PeerMessage>,
     /// Commit index that becomes durable with it, when the job carries one for a membership change (R10).
     commit: Option<u64>,
+    /// Whether its job replaces a suffix of the log.
+    truncates: bool,
     bytes: u64,
 }
 
@@ -281,6 +288,8 @@ pub struct GroupCore<S: Stamper> {
     role: RoleView,
     /// Waiting for their turn; only while serving.
     queue: VecDeque<Proposal<S>>,
+    /// Sum of their size hints.
+    queue_bytes: usize,
     /// Ascending by index.
     pending: VecDeque<Pending<S>>,
     /// Answers of an ended leadership wait until then.
@@ -303,6 +312,10 @@ pub struct GroupCore<S: Stamper> {
     votes_in_flight: BTreeSet<u64>,
     /// Number of the last Ready.
     last_number: u64,
+    /// Number of the last Ready that is durable with everything before it.
+    persisted_number: u64,
+    /// Number up to which raft-rs was told so.
+    reported_number: u64,
 
     applied: FramePos,
     committed_at: FramePos,
@@ -359,6 +372,16 @@ impl<S: Stamper> GroupCore<S> {
             view,
             tuning.cache_bytes_max,
         );
+        if applied.at.index > start_mark.prev.index {
+            let there = storage.frame_at(applied.at.index).map_err(|failure| refuse(failure.to_string()))?;
+            if there != applied.at {
+                return Err(refuse(format!(
+                    "its state is at {:?} but its log has {there:?} there: the state folder belongs to another log; \
+                     rebuild the replica under a new raft id",
+                    applied.at
+                )));
+            }
+        }
         let conf_indexes = membership::scan(&storage, applied.at.index).map_err(refuse)?;
         let config = RaftConfig {
             id: raft_id,
@@ -392,6 +415,7 @@ impl<S: Stamper> GroupCore<S> {
             leadership: Leadership::None,
             role: RoleView { role: Role::Follower, term, leader: None },
             queue: VecDeque::new(),
+            queue_bytes: 0,
             pending: VecDeque::new(),
             pending_until: None,
             refused: Vec::new(),
@@ -406,6 +430,8 @@ impl<S: Stamper> GroupCore<S> {
             in_flight: BTreeSet::new(),
             votes_in_flight: BTreeSet::new(),
             last_number: 0,
+            persisted_number: 0,
+            reported_number: 0,
             applied: applied.at,
             committed_at: applied.at,
             handed_to_apply: applied.at.index,
@@ -437,20 +463,27 @@ impl<S: Stamper> GroupCore<S> {
     /// One tick of the monotonic clock. A replica that is far behind in applying does not campaign: as a leader it
     /// would serve nothing for seconds.
     pub fn tick(&mut self) {
-        let behind = self.apply_lag_bytes() > self.tuning.apply_lag_bytes_max;
-        if self.raft.raft.state != StateRole::Leader && behind {
-            return;
-        }
+        // The clock goes on all the same: it is also what lets this replica vote for another once its leader is silent.
         self.raft.tick();
         self.draw_election_timeout();
+        let may_campaign = self.may_campaign();
         let raft = &mut self.raft.raft;
-        if raft.state != StateRole::Leader && raft.election_elapsed >= self.campaign_after && raft.promotable() {
+        if raft.state != StateRole::Leader && raft.election_elapsed >= self.campaign_after && may_campaign {
             raft.election_elapsed = 0;
             self.campaign_after = self.rng.random_range(self.tuning.campaign_ticks.clone());
             // Refused while a membership change waits to be applied; the next time-out tries again.
             let _ = self.raft.campaign();
             self.draw_election_timeout();
         }
+    }
+
+    /// Whether this replica may stand for election. Its votes would wait for its own disk anyway; alone in its group it
+    /// would lead at once, which raft-rs takes for a proof that everything is persisted.
+    fn may_campaign(&self) -> bool {
+        let raft = &self.raft.raft;
+        raft.promotable()
+            && raft.raft_log.persisted == raft.raft_log.last_index()
+            && self.apply_lag_bytes() <= self.tuning.apply_lag_bytes_max
     }
 
     /// A message of a peer. Messages for someone else, of strangers, or about more than this replica can take now are
@@ -464,6 +497,10 @@ impl<S: Stamper> GroupCore<S> {
             tracing::warn!(group = %self.group, peer = from, "dropped a message whose frames are no entries");
             return;
         };
+        if raft.term == 0 || !is_plausible(&raft) {
+            tracing::warn!(group = %self.group, peer = from, "dropped a message that no member sends");
+            return;
+        }
         match raft.get_msg_type() {
             MessageType::MsgAppend => {
                 let limit = self.raft.store().layout().max_frame_len();
@@ -485,6 +522,10 @@ impl<S: Stamper> GroupCore<S> {
             MessageType::MsgHeartbeat => {
                 raft.commit = raft.commit.min(self.raft.raft.raft_log.last_index());
             }
+            MessageType::MsgAppendResponse => {
+                raft.reject_hint = raft.reject_hint.min(self.raft.raft.raft_log.last_index());
+            }
+            MessageType::MsgTimeoutNow if !self.may_campaign() => return,
             _ => {}
         }
         if let Err(error) = self.raft.step(raft) {
@@ -497,9 +538,13 @@ impl<S: Stamper> GroupCore<S> {
     pub fn propose(&mut self, proposal: Proposal<S>) {
         match self.leadership {
             Leadership::Serving { .. } if self.raft.raft.lead_transferee.is_none() => {
-                if self.queue.len() >= self.tuning.queue_max {
+                let bytes = self.queue_bytes + proposal.size_hint;
+                let full = self.queue.len() >= self.tuning.queue_max
+                    || (bytes > self.tuning.queue_bytes_max && !self.queue.is_empty());
+                if full {
                     self.refused.push((proposal.ticket, Outcome::Busy("too many proposals wait for their turn")));
                 } else {
+                    self.queue_bytes = bytes;
                     self.queue.push_back(proposal);
                 }
             }
@@ -531,7 +576,10 @@ impl<S: Stamper> GroupCore<S> {
 
     /// Hands the leadership to `to`, when this replica has it. Proposals are refused until that has come to an end.
     pub fn transfer_leader(&mut self, to: RaftId) {
-        self.raft.transfer_leader(to);
+        // A follower would pass the request on under the name of `to`.
+        if self.raft.raft.state == StateRole::Leader {
+            self.raft.transfer_leader(to);
+        }
     }
 
     /// log-io has made everything up to this task durable. `durable` is the last durable frame.
@@ -578,9 +626,9 @@ impl<S: Stamper> GroupCore<S> {
     pub fn poll(&mut self, clock: Clock, out: &mut Outputs<S>) -> Result<(), GroupError> {
         assert!(clock.mono >= self.clock.mono, "the monotonic clock went back");
         self.clock = clock;
+        self.leave_joint();
         self.drive(out)?;
         self.lead(out);
-        self.leave_joint();
         self.stamp_queue(out);
         self.ask_quorum();
         self.drive(out)?;
@@ -639,6 +687,13 @@ impl<S: Stamper> GroupCore<S> {
         self.pending_until = None;
     }
 
+    /// Whether this replica leads and serves now; [`GroupCore::role`] is as of the last poll. raft-rs passes a
+    /// follower's proposals on to the leader, stamped for another log's end.
+    fn serves_now(&self) -> bool {
+        let raft = &self.raft.raft;
+        raft.state == StateRole::Leader && self.leadership == (Leadership::Serving { term: raft.term })
+    }
+
     fn first_index_of_term(&self, term: u64) -> u64 {
         let log = &self.raft.raft.raft_log;
         let mut index = log.last_index();
@@ -657,6 +712,7 @@ impl<S: Stamper> GroupCore<S> {
         self.own_command = None;
         self.raft.mut_store().drop_prepared();
         let outcome = Outcome::NotLeader { leader: self.known_leader(), term: self.raft.raft.term };
+        self.queue_bytes = 0;
         out.done.extend(self.queue.drain(..).map(|proposal| (proposal.ticket, outcome.clone_unanswered())));
         if !self.pending.is_empty() {
             self.pending_until = Some(self.clock.mono + self.tuning.unknown_after);
@@ -801,6 +857,16 @@ impl<A> Outcome<A> {
             Outcome::Unknown => Outcome::Unknown,
         }
     }
+}
+
+/// Whether the entries follow the place that an append names, in index and term: raft-rs counts on it.
+fn is_plausible(message: &Message) -> bool {
+    let mut prev = (message.index, message.log_term);
+    message.entries.iter().all(|entry| {
+        let follows = prev.0.checked_add(1) == Some(entry.index) && (prev.1..=message.term).contains(&entry.term);
+        prev = (entry.index, entry.term);
+        follows
+    })
 }
 
 fn conf_state_membership(state: &ConfState) -> Membership {

@@ -70,8 +70,18 @@ impl<S: Stamper> GroupCore<S> {
             .then(|| MetaWrite { meta: self.current_meta(), both_slots: voted });
         let held_back = voted || passes_conf;
 
-        let mut unsettled =
-            Unsettled { number, settled: true, after: Vec::new(), commit: passes_conf.then_some(commit), bytes: 0 };
+        let mut unsettled = Unsettled {
+            number,
+            settled: true,
+            after: Vec::new(),
+            commit: passes_conf.then_some(commit),
+            truncates: appended.truncate_to.is_some(),
+            bytes: 0,
+        };
+        // A leadership that ended since its messages were made: the entries of its appends may have been replaced above.
+        let leads = self.raft.raft.state == StateRole::Leader;
+        let persisted_messages =
+            persisted_messages.into_iter().filter(|it| leads || it.get_msg_type() != MessageType::MsgAppend);
         self.note_commit_told(&messages);
         for message in messages {
             let message = self.peer_message(message)?;
@@ -134,7 +144,13 @@ impl<S: Stamper> GroupCore<S> {
             last = Some(unsettled.number);
         }
         if let Some(number) = last {
-            self.raft.on_persist_ready(number);
+            self.persisted_number = number;
+        }
+        // raft-rs takes an entry for persisted by index and term alone. Behind a truncation that is not done yet the same
+        // entry may have come back: what an earlier job wrote of it is about to be cut off.
+        if self.persisted_number > self.reported_number && !self.unsettled.iter().any(|it| it.truncates) {
+            self.reported_number = self.persisted_number;
+            self.raft.on_persist_ready(self.persisted_number);
         }
         self.release_held(out);
         last.is_some()
@@ -214,7 +230,8 @@ impl<S: Stamper> GroupCore<S> {
     pub(super) fn write_hints(&mut self, out: &mut Outputs<S>) {
         let due = self.clock.mono >= self.hint_written + self.tuning.hint_interval;
         let hint = (self.durable.index, self.raft.raft.raft_log.committed.min(self.durable.index));
-        if !due || hint == self.hinted || !self.held.is_empty() || !self.in_flight.is_empty() {
+        // Not only when the disk is idle: under steady load it never is, and the next start would scan all of it.
+        if !due || hint == self.hinted || !self.held.is_empty() {
             return;
         }
         self.hinted = hint;

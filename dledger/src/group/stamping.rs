@@ -64,6 +64,7 @@ impl<S: Stamper> GroupCore<S> {
             let Some(proposal) = self.queue.pop_front() else {
                 break;
             };
+            self.queue_bytes -= proposal.size_hint;
             self.admit(term, proposal, &mut batch, &mut stamped, out);
         }
         self.close_batch(term, FrameKind::Messages, &mut batch, &mut stamped);
@@ -99,9 +100,11 @@ impl<S: Stamper> GroupCore<S> {
         }
         match verdict {
             Verdict::Take { len, records } => {
-                assert!(len <= proposal.size_hint, "an item of {len} bytes announced {}", proposal.size_hint);
-                assert!(len <= layout.max_payload_len(), "an item of {len} bytes fits into no frame");
+                // Other kinds have a frame of their own, and a hint that is only one.
+                let announced = kind != FrameKind::Messages || len <= proposal.size_hint;
+                assert!(announced, "an item of {len} bytes announced {}", proposal.size_hint);
                 batch.len += len;
+                assert!(batch.len <= layout.max_payload_len(), "an item of {len} bytes fits into no frame");
                 batch.records += usize::from(records);
                 batch.items.push((proposal.item, proposal.ticket));
                 if kind != FrameKind::Messages {
@@ -110,7 +113,9 @@ impl<S: Stamper> GroupCore<S> {
             }
             Verdict::Refuse(answer) => out.done.push((proposal.ticket, Outcome::Answered(answer))),
             Verdict::Join { index, answer } => {
-                let term = self.raft.raft.raft_log.term(index).unwrap_or(term);
+                // raft-rs knows nothing of what this round stamps, and says term 0.
+                let log = &self.raft.raft.raft_log;
+                let term = if index > log.last_index() { term } else { log.term(index).unwrap_or(term) };
                 stamped.pending.push(Pending { index, term, ticket: proposal.ticket, answer });
             }
             Verdict::First => unreachable!("a stamper asks for one command per item"),
