@@ -101,6 +101,14 @@ pub enum RegisterRefused {
         /// The cluster that was claimed.
         claimed: String,
     },
+    /// Only the changed topics of a leader of which the others are not known.
+    #[error("{addr} does not lead here in term {term}, so its other topics are not known: register all of them")]
+    PartialUnknown {
+        /// The leader.
+        addr: String,
+        /// Its term.
+        term: u64,
+    },
     /// A bound of this name server.
     #[error("this name server holds at most {max} {what}: raise {key}")]
     Full {
@@ -197,11 +205,18 @@ impl RouteTable {
         {
             return Err(RegisterRefused::OtherCluster { held: broker.cluster.clone(), claimed: cluster });
         }
+        let leads = speaker.broker_id == 0;
+        // Official brokers never say which topics are gone, and nobody asks them to begin anew.
+        if leads && partial && speaker.epoch.group.is_some() {
+            let holder = broker.and_then(|broker| broker.leader.holder());
+            if holder.is_none_or(|holder| holder.addr != speaker.addr || holder.epoch != speaker.epoch) {
+                return Err(RegisterRefused::PartialUnknown { addr: speaker.addr, term: speaker.epoch.term });
+            }
+        }
         let key = speaker.key();
         let timeout_ms = speaker.timeout_ms;
         let connection = speaker.connection;
         let name = speaker.broker_name.clone();
-        let leads = speaker.broker_id == 0;
         let mut changed = if leads {
             self.enter_leader(speaker, cluster, data_version)?
         } else {

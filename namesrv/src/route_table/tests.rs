@@ -164,6 +164,25 @@ fn topics_follow_the_leader() {
     table.assert_consistent();
 }
 
+/// A leader that was forgotten here must not come back with the topics alone that changed: the rest would be missing.
+#[test]
+fn a_partial_registration_needs_the_rest() {
+    let mut table = table();
+    let mut partial = registration("a:1", 0, 1);
+    partial.topics = vec![("T2".to_owned(), queues(2))];
+    partial.partial = true;
+    assert!(matches!(table.register(partial.clone(), 0), Err(RegisterRefused::PartialUnknown { .. })));
+    assert!(table.is_empty());
+    table.register(registration("a:1", 0, 1), 0).unwrap();
+    table.register(partial.clone(), 1).unwrap();
+    partial.speaker.epoch.term = 2;
+    assert!(matches!(table.register(partial.clone(), 1), Err(RegisterRefused::PartialUnknown { .. })));
+    partial.speaker.epoch.term = 1;
+    table.expire(100_000);
+    assert!(table.register(partial, 100_000).is_err());
+    table.assert_consistent();
+}
+
 /// Another group, or another cluster, cannot mix into a living broker name.
 #[test]
 fn strangers_are_refused() {
