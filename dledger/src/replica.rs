@@ -62,6 +62,8 @@ pub struct Replica<S: Stamper, M: StateMachine> {
     pub applier: Applier<M>,
     /// The log's read side, for everybody.
     pub view: LogView,
+    /// What recovery found at the end of the log.
+    pub tail_state: TailState,
     /// Who this is.
     pub identity: Identity,
     /// The members that the group was born with.
@@ -177,7 +179,7 @@ pub fn open<S: Stamper, M: StateMachine>(
     let birth_members = meta.birth_members.clone();
     let start = GroupStart { meta, tail, term_runs, view: view.clone(), applied: applier.applied(), stamper, seed };
     let core = GroupCore::new(start, tuning, clock)?;
-    Ok(Replica { core, writer, applier, view, identity, birth_members })
+    Ok(Replica { core, writer, applier, view, tail_state, identity, birth_members })
 }
 
 /// Why a replay stopped.

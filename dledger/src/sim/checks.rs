@@ -1,0 +1,327 @@
+//! What must hold of the group at every step, whatever the layer above does (raft-log.md section 7, a–h).
+//!
+//! Nothing here trusts the code under test: what is durable is read from the simulated disk, as a power cut that keeps
+//! nothing unsynced would leave it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use raft::eraftpb::MessageType;
+
+use super::disk::SimFs;
+use super::host::Violation;
+use super::node::DIR;
+use crate::group::WriteTask;
+use crate::log::meta::{FILE_NAME, Meta, SLOT_LEN};
+use crate::log::segment::segment_path;
+use crate::log::{FrameBytes, HEADER_LEN, Header, Layout, LogView};
+use crate::seam::Membership;
+use crate::transport::codec::PeerMessage;
+use crate::types::{Frame, FramePos, RaftId};
+
+type Check = Result<(), Violation>;
+
+fn fail<T>(checker: &'static str, detail: String) -> Result<T, Violation> {
+    Err(Violation { checker, detail })
+}
+
+/// A frame that a node's raft loop has handed to its disk.
+struct Written {
+    at: FramePos,
+    bytes: Vec<u8>,
+}
+
+/// What one node has promised, and what it has handed to its disk.
+#[derive(Default)]
+struct NodeRecord {
+    /// By index, from 1 on.
+    log: Vec<Written>,
+    /// Everything up to this index has been seen on the disk.
+    verified: u64,
+    /// Highest term in a message that has left.
+    term: u64,
+    /// Term and vote that have been seen on the disk, in a slot of the meta file.
+    durable_vote: (u64, RaftId),
+    /// Votes given to others or to itself, by term.
+    votes: BTreeMap<u64, RaftId>,
+    commit: u64,
+}
+
+/// Everything that is known of the run.
+pub(super) struct Checks {
+    layout: Layout,
+    nodes: BTreeMap<RaftId, NodeRecord>,
+    leaders: BTreeMap<u64, RaftId>,
+    /// Committed frames by index, as far as anybody has acknowledged or applied them.
+    committed: BTreeMap<u64, FramePos>,
+    digests: BTreeMap<u64, u64>,
+}
+
+impl Checks {
+    pub(super) fn new(layout: Layout) -> Checks {
+        Checks {
+            layout,
+            nodes: BTreeMap::new(),
+            leaders: BTreeMap::new(),
+            committed: BTreeMap::new(),
+            digests: BTreeMap::new(),
+        }
+    }
+
+    fn node(&mut self, node: RaftId) -> &mut NodeRecord {
+        self.nodes.entry(node).or_default()
+    }
+
+    /// Number of terms that had a leader.
+    pub(super) fn leader_count(&self) -> u64 {
+        self.leaders.len() as u64
+    }
+
+    /// At most one leader per term.
+    pub(super) fn leads(&mut self, node: RaftId, term: u64) -> Check {
+        match self.leaders.insert(term, node) {
+            Some(other) if other != node => {
+                fail("one-leader-per-term", format!("nodes {other} and {node} both lead in term {term}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A job goes to the node's disk.
+    pub(super) fn handed_to_disk(&mut self, node: RaftId, task: &WriteTask) -> Check {
+        let record = self.node(node);
+        if let Some(keep) = &task.job.truncate_to {
+            record.log.truncate(keep.index as usize);
+            record.verified = record.verified.min(keep.index);
+        }
+        for frame in &task.job.frames {
+            if frame.at.index != record.log.len() as u64 + 1 {
+                let detail = format!("node {node} writes {:?} behind entry {}", frame.at, record.log.len());
+                return fail("log-contiguous", detail);
+            }
+            record.log.push(written(frame));
+        }
+        if task.tail.index != record.log.len() as u64 {
+            return fail("log-contiguous", format!("node {node} says {:?} is its tail", task.tail));
+        }
+        let committed: Vec<_> = self
+            .committed
+            .range(task.job.truncate_to.map_or(u64::MAX, |keep| keep.index + 1)..)
+            .map(|(_, at)| *at)
+            .collect();
+        let record = self.node(node);
+        // A cut below the commit index is only lawful when this node never had the committed frames.
+        if let Some(lost) = committed.iter().find(|at| {
+            record.commit >= at.index && record.log.get(at.index as usize - 1).is_none_or(|there| there.at != **at)
+        }) {
+            return fail(
+                "committed-never-cut",
+                format!("node {node} cuts off {lost:?}, which it knew to be committed"),
+            );
+        }
+        Ok(())
+    }
+
+    /// A committed frame reaches a state machine, or stands behind an acknowledgement.
+    pub(super) fn committed(&mut self, node: RaftId, at: FramePos) -> Check {
+        match self.committed.get(&at.index) {
+            Some(known) if *known != at => {
+                fail("committed-equal", format!("node {node} has {at:?} committed, others have {known:?}"))
+            }
+            Some(_) => Ok(()),
+            None => {
+                self.committed.insert(at.index, at);
+                Ok(())
+            }
+        }
+    }
+
+    /// The commit index lies inside the log and never falls while a node lives.
+    pub(super) fn commit_index(&mut self, node: RaftId, commit: u64, last: u64) -> Check {
+        let record = self.node(node);
+        if commit > last {
+            return fail("commit-within-log", format!("node {node} has committed {commit} of {last} entries"));
+        }
+        if commit < record.commit {
+            return fail("commit-never-falls", format!("node {node} went from {} to {commit}", record.commit));
+        }
+        record.commit = commit;
+        Ok(())
+    }
+
+    /// A message leaves: whatever it promises must be on the disk.
+    pub(super) fn leaves(&mut self, node: RaftId, message: &PeerMessage, disk: &SimFs) -> Check {
+        let raft = &message.raft;
+        let kind = raft.get_msg_type();
+        if matches!(kind, MessageType::MsgRequestPreVote | MessageType::MsgRequestPreVoteResponse) {
+            return Ok(());
+        }
+        let vote = match kind {
+            MessageType::MsgRequestVote => Some(node),
+            MessageType::MsgRequestVoteResponse if !raft.reject => Some(raft.to),
+            _ => None,
+        };
+        let record = self.node(node);
+        if raft.term < record.term {
+            return fail(
+                "term-never-falls",
+                format!("node {node} speaks in term {}, was in {}", raft.term, record.term),
+            );
+        }
+        record.term = raft.term;
+        if let Some(candidate) = vote
+            && let Some(other) = record.votes.insert(raft.term, candidate)
+            && other != candidate
+        {
+            let detail = format!("node {node} votes for {candidate} and for {other} in term {}", raft.term);
+            return fail("one-vote-per-term", detail);
+        }
+        let wanted = (raft.term, vote);
+        if record.durable_vote.0 < wanted.0 || vote.is_some_and(|vote| record.durable_vote != (wanted.0, vote)) {
+            record.durable_vote = durable_vote(disk);
+            let (term, voted) = record.durable_vote;
+            if term < raft.term || vote.is_some_and(|vote| (term, voted) != (raft.term, vote)) {
+                let detail = format!(
+                    "{kind:?} of node {node} in term {} (vote {vote:?}) leaves while its disk has term {term}, vote {voted}",
+                    raft.term
+                );
+                return fail("vote-durable-before-answer", detail);
+            }
+        }
+        if kind == MessageType::MsgAppendResponse && !raft.reject && !self.durable_up_to(node, raft.index, disk) {
+            let detail = format!("node {node} answers that entry {} is durable, and it is not", raft.index);
+            return fail("append-durable-before-answer", detail);
+        }
+        Ok(())
+    }
+
+    /// Whether the disk of `node` holds every frame up to `index` as the node handed it over.
+    fn durable_up_to(&mut self, node: RaftId, index: u64, disk: &SimFs) -> bool {
+        let layout = self.layout;
+        let record = self.node(node);
+        while record.verified < index {
+            let Some(written) = record.log.get(record.verified as usize) else {
+                return false;
+            };
+            let base = layout.base_of(written.at.pos);
+            let path = segment_path(Path::new(DIR), base);
+            let on_disk = disk.durable(&path, written.at.pos.0 - base.0, written.bytes.len());
+            if on_disk.as_ref() != Some(&written.bytes) {
+                return false;
+            }
+            record.verified += 1;
+        }
+        true
+    }
+
+    /// An acknowledgement: a majority of the voters must have the frame on their disks, now.
+    pub(super) fn acknowledged<'a>(
+        &mut self,
+        leader: RaftId,
+        index: u64,
+        members: &Membership,
+        disks: impl Fn(RaftId) -> Option<&'a SimFs>,
+    ) -> Check {
+        let Some(at) = (index > 0).then(|| self.node(leader).log.get(index as usize - 1)).flatten().map(|it| it.at)
+        else {
+            return fail("ack-in-log", format!("node {leader} acknowledges entry {index}, which its log has not"));
+        };
+        self.committed(leader, at)?;
+        for voters in [&members.voters, &members.voters_outgoing] {
+            let holding = voters.iter().filter(|&&voter| {
+                let same = self.node(voter).log.get(index as usize - 1).is_some_and(|written| written.at == at);
+                same && disks(voter).is_some_and(|disk| self.durable_up_to(voter, index, disk))
+            });
+            let holding: Vec<_> = holding.collect();
+            if !voters.is_empty() && holding.len() * 2 <= voters.len() {
+                let detail =
+                    format!("node {leader} acknowledges {at:?}, but only {holding:?} of {voters:?} have it on disk");
+                return fail("ack-durable-on-majority", detail);
+            }
+        }
+        Ok(())
+    }
+
+    /// A node has started: what it promised before must be there.
+    pub(super) fn started(&mut self, node: RaftId, hard_state: (u64, RaftId), commit: u64, view: &LogView) -> Check {
+        let record = self.nodes.entry(node).or_default();
+        let (term, vote) = hard_state;
+        if term < record.term {
+            return fail("term-never-falls", format!("node {node} starts in term {term}, it was in {}", record.term));
+        }
+        if let Some(given) = record.votes.get(&term)
+            && *given != vote
+        {
+            return fail("one-vote-per-term", format!("node {node} voted for {given} in term {term}, now says {vote}"));
+        }
+        record.durable_vote = (0, 0);
+        record.commit = commit;
+        let promised = record.verified;
+        let before = std::mem::take(&mut record.log);
+        record.verified = 0;
+        for frame in view.iter(1) {
+            match frame {
+                Ok(frame) => record.log.push(read_back(&frame)),
+                Err(error) => return fail("log-readable", format!("node {node}: {error}")),
+            }
+        }
+        let same = (0..promised as usize).all(|n| record.log.get(n).is_some_and(|now| now.at == before[n].at));
+        if !same {
+            let detail = format!("node {node} had entries up to {promised} on its disk, now its log has others");
+            return fail("durable-never-lost", detail);
+        }
+        Ok(())
+    }
+
+    /// Committed frames that a node ought to have, compared with its log. Called at the end, for all members.
+    pub(super) fn holds_committed(&mut self, node: RaftId) -> Check {
+        let Checks { nodes, committed, .. } = self;
+        let log = &nodes.entry(node).or_default().log;
+        for (index, at) in committed.iter() {
+            match log.get(*index as usize - 1) {
+                Some(written) if written.at == *at => {}
+                other => {
+                    let other = other.map(|written| written.at);
+                    return fail(
+                        "committed-everywhere",
+                        format!("node {node} has {other:?} where {at:?} is committed"),
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// State machines at one index are equal.
+    pub(super) fn digest(&mut self, node: RaftId, index: u64, digest: u64) -> Check {
+        match self.digests.insert(index, digest) {
+            Some(other) if other != digest => {
+                fail("state-equal", format!("node {node} has digest {digest:x} at entry {index}, others {other:x}"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn frame_bytes(header: &[u8; HEADER_LEN], payload: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEADER_LEN + payload.len());
+    bytes.extend_from_slice(header);
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
+fn written(frame: &FrameBytes) -> Written {
+    Written { at: frame.at, bytes: frame_bytes(&frame.header, &frame.payload) }
+}
+
+fn read_back(frame: &Frame) -> Written {
+    Written { at: frame.at, bytes: frame_bytes(&Header::of_frame(frame).to_bytes(), &frame.payload) }
+}
+
+/// Term and vote of the newest slot on the disk.
+fn durable_vote(disk: &SimFs) -> (u64, RaftId) {
+    let path = Path::new(DIR).join(FILE_NAME);
+    let slots = (0..2).filter_map(|slot| disk.durable(&path, slot * SLOT_LEN as u64, SLOT_LEN));
+    let newest = slots.filter_map(|slot| Meta::decode(&slot)).max_by_key(|(seq, _)| *seq);
+    newest.map_or((0, 0), |(_, meta)| (meta.term, meta.vote))
+}

@@ -1,0 +1,153 @@
+//! One simulated node: its disk and store, which outlive it, and what runs while it lives.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rand::Rng;
+use rand::rngs::SmallRng;
+use uuid::Uuid;
+
+use super::clock::NodeClock;
+use super::disk::SimFs;
+use super::host::{Host, Place, Violation};
+use super::plan::Plan;
+use crate::apply::Applier;
+use crate::fs::Fs;
+use crate::group::{ApplyTask, GroupCore, WriteTask};
+use crate::log::meta::{FORMAT, GroupConstants, Identity, Member};
+use crate::log::recovery::TailState;
+use crate::log::{LogView, LogWriter};
+use crate::replica::{self, OpenError, OpenReplica, Replica, Supply};
+use crate::types::{GroupId, RaftId};
+
+/// The group's folder on each disk.
+pub(super) const DIR: &str = "/data/group";
+
+/// Cluster and group of a run.
+pub(super) fn ids(seed: u64) -> (Uuid, GroupId) {
+    (Uuid::from_u64_pair(0xc1, seed), GroupId(Uuid::from_u64_pair(0x60, seed)))
+}
+
+/// What runs.
+pub(super) struct Live<H: Host> {
+    pub(super) core: GroupCore<H::Stamper>,
+    pub(super) writer: LogWriter,
+    pub(super) applier: Applier<H::Machine>,
+    pub(super) view: LogView,
+    /// Jobs for log-io that wait.
+    pub(super) waiting: Vec<WriteTask>,
+    /// Jobs that are written and not synced.
+    pub(super) syncing: Vec<WriteTask>,
+    /// Whether a write or a sync is on its way.
+    pub(super) disk_busy: bool,
+    pub(super) rounds: VecDeque<ApplyTask>,
+    pub(super) apply_busy: bool,
+    /// When the raft loop wakes up.
+    pub(super) poll_at: Option<u64>,
+}
+
+/// A node, alive or not.
+pub(super) struct SimNode<H: Host> {
+    pub(super) id: RaftId,
+    pub(super) disk: SimFs,
+    pub(super) store: H::Store,
+    pub(super) clock: NodeClock,
+    pub(super) live: Option<Live<H>>,
+    /// Raised at each death: events of an earlier run are void.
+    pub(super) run: u64,
+    /// Raised at each power cut.
+    boot: u64,
+    /// The process stands still until then.
+    pub(super) paused_until: u64,
+    /// The disk answers nothing until then.
+    pub(super) stalled_until: u64,
+    /// The disk is slow until then.
+    pub(super) slow_until: u64,
+    /// What a planted power-off will turn out to be.
+    pub(super) off_is_power_cut: bool,
+}
+
+impl<H: Host> SimNode<H> {
+    /// A node with a fresh replica of the group on its disk.
+    pub(super) fn create(
+        id: RaftId,
+        seed: u64,
+        plan: &Plan,
+        host: &mut H,
+        rng: &mut SmallRng,
+    ) -> Result<SimNode<H>, Violation> {
+        let replica_uuid = |id: RaftId| Uuid::from_u64_pair(0xab, seed ^ id);
+        let (cluster_id, group) = ids(seed);
+        let disk = SimFs::new();
+        let fs: Arc<dyn Fs> = Arc::new(disk.clone());
+        let identity = Identity { cluster_id, group, replica: replica_uuid(id), raft_id: id };
+        let members =
+            (1..=plan.birth as u64).map(|raft_id| Member { raft_id, replica: replica_uuid(raft_id) }).collect();
+        let constants = GroupConstants { segment_size: plan.segment_size, format: FORMAT };
+        replica::create(&fs, &PathBuf::from(DIR), identity, constants, members)
+            .map_err(|error| Violation::new("create", error.to_string()))?;
+        let skew = rng.random_range(0..=2 * plan.clock_skew);
+        let clock = NodeClock::new(super::clock::TRUE_RATE + skew - plan.clock_skew, 0);
+        Ok(SimNode {
+            id,
+            disk,
+            store: host.store(id, rng),
+            clock,
+            live: None,
+            run: 0,
+            boot: 0,
+            paused_until: 0,
+            stalled_until: 0,
+            slow_until: 0,
+            off_is_power_cut: false,
+        })
+    }
+
+    /// Opens the replica.
+    pub(super) fn open(
+        &mut self,
+        now: u64,
+        seed: u64,
+        plan: &Plan,
+        host: &mut H,
+        election_seed: u64,
+    ) -> Result<TailState, OpenError> {
+        assert!(self.live.is_none(), "node {} runs already", self.id);
+        self.clock.restart(now);
+        let fs: Arc<dyn Fs> = Arc::new(self.disk.clone());
+        let dir = PathBuf::from(DIR);
+        let params = OpenReplica {
+            fs: &fs,
+            dir: &dir,
+            expected: ids(seed),
+            boot_id: Uuid::from_u64_pair(0xb007, self.boot),
+            supply: Supply::Inline,
+            tuning: plan.tuning.clone(),
+            seed: election_seed,
+            clock: self.clock.read(now),
+        };
+        let (node, store) = (self.id, &mut self.store);
+        let layer = |meta: &_, view: &_| host.open(Place { node, fs: &fs, dir: &dir, meta, view }, store);
+        let replica: Replica<H::Stamper, H::Machine> = replica::open(params, layer)?;
+        let Replica { core, writer, applier, view, tail_state, .. } = replica;
+        self.live = Some(Live {
+            core,
+            writer,
+            applier,
+            view,
+            waiting: Vec::new(),
+            syncing: Vec::new(),
+            disk_busy: false,
+            rounds: VecDeque::new(),
+            apply_busy: false,
+            poll_at: None,
+        });
+        Ok(tail_state)
+    }
+
+    /// The machine has lost its power since the last start.
+    pub(super) fn next_boot(&mut self) {
+        self.boot += 1;
+    }
+}

@@ -1,0 +1,169 @@
+//! What one seed draws before the run begins: sizes, delays, and which faults may happen how often. The draw knows
+//! nothing of the code under test.
+
+use std::time::Duration;
+
+use rand::rngs::SmallRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+
+use super::faults::Fault;
+use crate::group::GroupTuning;
+use crate::log::Layout;
+
+/// Microseconds in a millisecond.
+pub(super) const MS: u64 = 1_000;
+
+/// Delays and losses of the network. Times in microseconds, chances in one of 10,000.
+#[derive(Debug, Clone)]
+pub(super) struct NetworkPlan {
+    pub(super) delay: std::ops::Range<u64>,
+    /// A message is lost, and whether the sender notices is drawn.
+    pub(super) loss: u32,
+    /// A message arrives a second time, later.
+    pub(super) duplicate: u32,
+    /// A message, and so its lane, takes up to `spike_max`.
+    pub(super) spike: u32,
+    pub(super) spike_max: u64,
+    /// A connection breaks: what is under way on its lane is lost, or overtaken.
+    pub(super) reset: u32,
+}
+
+/// Everything about a run that is drawn once. A scenario starts from [`Plan::calm`].
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Members that the group is born with.
+    pub birth: usize,
+    /// Nodes, with those that may join later.
+    pub nodes: usize,
+    /// Bytes of a log segment.
+    pub segment_size: u64,
+    /// Limits and times of the group.
+    pub tuning: GroupTuning,
+    /// Whether limits and sizes were drawn to be awkward.
+    pub buggify: bool,
+    /// Virtual time during which faults happen.
+    pub duration: Duration,
+    /// Mean pause between bursts of operations.
+    pub operation_gap: Duration,
+    /// Operations in one burst at most.
+    pub burst_max: u32,
+    pub(super) network: NetworkPlan,
+    /// A write waits for its sync so long, microseconds.
+    pub(super) sync: std::ops::Range<u64>,
+    /// An apply round takes so long, microseconds.
+    pub(super) apply: std::ops::Range<u64>,
+    /// The raft loop wakes up so long after a bell, microseconds.
+    pub(super) wake: std::ops::Range<u64>,
+    pub(super) fault_gap: u64,
+    pub(super) faults: Vec<(Fault, u32)>,
+    /// Parts per million that clocks may be off by.
+    pub(super) clock_skew: u64,
+    /// All nodes lose their power when the faults end.
+    pub(super) cut_at_end: bool,
+}
+
+impl Plan {
+    /// A plan without faults: `birth` members, `nodes` nodes.
+    pub fn calm(birth: usize, nodes: usize) -> Plan {
+        Plan {
+            birth,
+            nodes,
+            segment_size: 64 << 10,
+            tuning: GroupTuning::default(),
+            buggify: false,
+            duration: Duration::from_secs(5),
+            operation_gap: Duration::from_millis(20),
+            burst_max: 3,
+            network: NetworkPlan { delay: 100..1_000, loss: 0, duplicate: 0, spike: 0, spike_max: 1, reset: 0 },
+            sync: 200..3_000,
+            apply: 50..1_000,
+            wake: 0..100,
+            fault_gap: 0,
+            faults: Vec::new(),
+            clock_skew: 0,
+            cut_at_end: false,
+        }
+    }
+
+    /// The plan of a seed.
+    pub fn draw(seed: u64) -> Plan {
+        let rng = &mut SmallRng::seed_from_u64(seed ^ 0x706c_616e);
+        let birth = *[3, 3, 3, 3, 5].choose(rng).expect("not empty");
+        let membership = rng.random_ratio(1, 4);
+        let nodes = if membership { (birth + rng.random_range(0..=2)).min(5) } else { birth };
+        let buggify = rng.random_bool(0.5);
+        let segment_size = *[16u64 << 10, 32 << 10, 64 << 10].choose(rng).expect("not empty");
+        let mut plan = Plan {
+            segment_size,
+            buggify,
+            tuning: tuning(rng, buggify, segment_size),
+            duration: Duration::from_millis(rng.random_range(6_000..14_000)),
+            operation_gap: Duration::from_millis(rng.random_range(8..60)),
+            burst_max: rng.random_range(1..=8),
+            cut_at_end: rng.random_ratio(2, 5),
+            clock_skew: if rng.random_bool(0.5) { 0 } else { rng.random_range(0..300_000) },
+            ..Plan::calm(birth, nodes)
+        };
+        plan.network = network(rng);
+        plan.sync = match rng.random_range(0..4) {
+            0 => 50..200,
+            1 => 1_000..20_000,
+            _ => 200..4_000,
+        };
+        plan.apply = if rng.random_ratio(1, 4) { 1_000..60_000 } else { 20..2_000 };
+        plan.wake = if rng.random_ratio(1, 4) { 0..5_000 } else { 0..300 };
+        if rng.random_ratio(1, 20) {
+            // Without faults everything must be smooth, too.
+            return plan;
+        }
+        plan.fault_gap = rng.random_range(150..1_200) * MS;
+        for fault in Fault::ALL {
+            let wanted = if fault == Fault::Members { membership } else { rng.random_bool(0.5) };
+            if wanted {
+                plan.faults.push((fault, rng.random_range(1..=6)));
+            }
+        }
+        plan
+    }
+}
+
+/// Half of the seeds get limits that make the rare paths common.
+fn tuning(rng: &mut SmallRng, buggify: bool, segment_size: u64) -> GroupTuning {
+    let mut tuning = GroupTuning::default();
+    tuning.unknown_after = Duration::from_millis(rng.random_range(1..600));
+    if !buggify {
+        return tuning;
+    }
+    let frame_max = Layout { segment_size }.max_payload_len();
+    tuning.batch_bytes_max = rng.random_range(256..frame_max);
+    tuning.batch_records_max = *[1, 2, 5, 512].choose(rng).expect("not empty");
+    tuning.round_bytes_max = rng.random_range(512..64 << 10);
+    tuning.message_bytes_max = *[0, 1 << 10, 8 << 10, 1 << 20].choose(rng).expect("not empty");
+    tuning.inflight_max = *[1, 2, 8, 64].choose(rng).expect("not empty");
+    // Room for a few frames, or cold reads all the time.
+    tuning.cache_bytes_max = *[0, 4 << 10, 64 << 10].choose(rng).expect("not empty");
+    tuning.uncommitted_bytes_max = rng.random_range(2 << 10..256 << 10);
+    tuning.apply_lag_bytes_max = rng.random_range(2 << 10..256 << 10);
+    tuning.unwritten_bytes_max = rng.random_range(4 << 10..256 << 10);
+    tuning.queue_max = *[2, 10, 1_000].choose(rng).expect("not empty");
+    tuning.hint_interval = Duration::from_millis(rng.random_range(20..3_000));
+    tuning.commit_notice = Duration::from_micros(rng.random_range(0..20_000));
+    tuning.read_retry = Duration::from_millis(rng.random_range(50..600));
+    tuning
+}
+
+fn network(rng: &mut SmallRng) -> NetworkPlan {
+    let delay_min = rng.random_range(20..2_000);
+    let delay_max = delay_min + *[100, 1_000, 10_000, 60_000].choose(rng).expect("not empty");
+    let loss_max = *[50, 500, 2_000].choose(rng).expect("not empty");
+    let mut chance = |max: u32| if rng.random_bool(0.5) { 0 } else { rng.random_range(0..max) };
+    NetworkPlan {
+        delay: delay_min..delay_max,
+        loss: chance(loss_max),
+        duplicate: chance(1_000),
+        spike: chance(100),
+        reset: chance(60),
+        spike_max: 3_000 * MS,
+    }
+}
