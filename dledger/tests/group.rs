@@ -1,0 +1,254 @@
+//! Single rounds of a group, message by message: orders of events that real threads and the simulator rarely meet.
+//! Every member is a [`GroupCore`] with a real log; what it sends waits here until the test hands it on.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use ledgermq_dledger::fs::{Fs, OsFs};
+use ledgermq_dledger::group::{Clock, GroupCore, GroupTuning, Outputs};
+use ledgermq_dledger::log::LogWriter;
+use ledgermq_dledger::log::meta::{GroupConstants, Identity, Member};
+use ledgermq_dledger::replica::{self, OpenReplica, Supply};
+use ledgermq_dledger::transport::codec::PeerMessage;
+use ledgermq_dledger::{
+    AppliedState, Applier, ApplyError, Frame, FrameKind, FramePos, GroupId, LogPos, Membership, Outcome, Proposal,
+    Role, Stamper, StateMachine, Verdict, log_io,
+};
+use raft::eraftpb::{Message, MessageType};
+use uuid::Uuid;
+
+const CLUSTER: Uuid = Uuid::from_u128(1);
+const GROUP: GroupId = GroupId(Uuid::from_u128(2));
+
+/// Payloads as they come; an empty one joins the entry before it.
+struct Plain;
+
+impl Stamper for Plain {
+    type Item = Bytes;
+    type Ticket = usize;
+    type Answer = u64;
+
+    fn kind(&self, _item: &Bytes) -> FrameKind {
+        FrameKind::Command
+    }
+    fn admit(&mut self, item: &mut Bytes, index: u64, _now_ms: u64) -> Verdict<u64> {
+        match item.len() {
+            0 => Verdict::Join { index: index - 1, answer: index - 1 },
+            len => Verdict::Take { len, records: 0 },
+        }
+    }
+    fn precede(&mut self, _item: &mut Bytes, _index: u64, _now_ms: u64) -> Bytes {
+        unreachable!("nothing asks for it")
+    }
+    fn write(&mut self, item: &mut Bytes, _at: LogPos, out: &mut BytesMut) {
+        out.extend_from_slice(item);
+    }
+    fn answer(&mut self, _item: Bytes, index: u64) -> u64 {
+        index
+    }
+    fn begin(&mut self, _term: u64) -> Option<Bytes> {
+        None
+    }
+    fn end(&mut self) {}
+}
+
+#[derive(Default)]
+struct Nothing(FramePos);
+
+impl StateMachine for Nothing {
+    fn applied(&self) -> AppliedState {
+        AppliedState { at: self.0, membership: None }
+    }
+    fn replay_from(&self) -> u64 {
+        self.0.index
+    }
+    fn apply(&mut self, _frame: &Frame) -> Result<(), ApplyError> {
+        Ok(())
+    }
+    fn commit_round(&mut self, applied: FramePos, _membership: Option<&Membership>) -> Result<(), ApplyError> {
+        self.0 = applied;
+        Ok(())
+    }
+    fn flush(&mut self) -> Result<(), ApplyError> {
+        Ok(())
+    }
+    fn flush_due(&self) -> bool {
+        false
+    }
+    fn digest(&self) -> Result<u64, ApplyError> {
+        Ok(0)
+    }
+}
+
+struct One {
+    core: GroupCore<Plain>,
+    writer: LogWriter,
+    applier: Applier<Nothing>,
+    /// Nothing is applied meanwhile.
+    apply_stands: bool,
+    done: Vec<(usize, Outcome<u64>)>,
+    sent: Vec<PeerMessage>,
+}
+
+impl One {
+    fn open(dir: &Path, n: u64, tuning: GroupTuning) -> One {
+        let fs: Arc<dyn Fs> = Arc::new(OsFs);
+        let member = |raft_id| Member { raft_id, replica: Uuid::from_u128(100 + u128::from(raft_id)) };
+        let identity = Identity { cluster_id: CLUSTER, group: GROUP, replica: member(n).replica, raft_id: n };
+        let constants = GroupConstants { segment_size: 1 << 20, format: 1 };
+        let dir = dir.join(n.to_string());
+        replica::create(&fs, &dir, identity, constants, (1..=3).map(member).collect()).unwrap();
+        let params = OpenReplica {
+            fs: &fs,
+            dir: &dir,
+            expected: (CLUSTER, GROUP),
+            boot_id: Uuid::nil(),
+            supply: Supply::Inline,
+            tuning,
+            seed: n,
+            clock: Clock { mono: Duration::ZERO, wall_ms: 0 },
+        };
+        let opened = replica::open(params, |_, _| Ok((Plain, Nothing::default()))).unwrap();
+        let (core, writer, applier) = (opened.core, opened.writer, opened.applier);
+        One { core, writer, applier, apply_stands: false, done: Vec::new(), sent: Vec::new() }
+    }
+
+    /// Rounds until nothing moves; the disk and the state machine are quick.
+    fn settle(&mut self) {
+        let clock = Clock { mono: Duration::ZERO, wall_ms: 0 };
+        loop {
+            let mut out = Outputs::default();
+            self.core.poll(clock, &mut out).unwrap();
+            self.done.append(&mut out.done);
+            let idle = out.writes.is_empty() && out.applies.is_empty() && out.messages.is_empty();
+            self.sent.append(&mut out.messages);
+            if let Some((number, durable)) = log_io::carry_out(&mut self.writer, &out.writes).unwrap() {
+                self.core.written(number, durable);
+            }
+            for task in out.applies.iter().filter(|_| !self.apply_stands) {
+                let at = self.applier.run(task).unwrap();
+                self.core.applied(at);
+            }
+            if idle {
+                return;
+            }
+        }
+    }
+
+    fn leads(&self) -> bool {
+        matches!(self.core.role().role, Role::Leader { ready: true })
+    }
+
+    fn propose(&mut self, ticket: usize, item: &'static [u8]) {
+        self.core.propose(Proposal { item: Bytes::from_static(item), ticket, size_hint: 1 });
+    }
+}
+
+/// Hands messages on among `members` (numbers) until none is left; those to others are lost.
+fn exchange(all: &mut [One], members: &[u64]) {
+    loop {
+        let mut moving = Vec::new();
+        for n in members {
+            let one = &mut all[*n as usize - 1];
+            one.settle();
+            moving.append(&mut one.sent);
+        }
+        moving.retain(|message| members.contains(&message.raft.to));
+        if moving.is_empty() {
+            return;
+        }
+        moving.into_iter().for_each(|message| all[message.raft.to as usize - 1].core.step(message));
+    }
+}
+
+/// Ticks `members` until one of them leads, and returns its number.
+fn elect(all: &mut [One], members: &[u64]) -> u64 {
+    for _ in 0..200 {
+        members.iter().for_each(|n| all[*n as usize - 1].core.tick());
+        exchange(all, members);
+        if let Some(leader) = members.iter().find(|n| all[**n as usize - 1].leads()) {
+            return *leader;
+        }
+    }
+    panic!("nobody was elected");
+}
+
+fn three(dir: &Path, tuning: &GroupTuning) -> Vec<One> {
+    (1..=3).map(|n| One::open(dir, n, tuning.clone())).collect()
+}
+
+/// In one round a leader hears an answer that makes it send an entry, and the append of its successor that replaces this
+/// entry: what happens after a pause of the process. The entry has no frame any more, and the replica must not stop.
+#[test]
+fn a_deposed_leader_forgets_what_it_was_about_to_send() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut all = three(dir.path(), &GroupTuning::default());
+    let old = elect(&mut all, &[1, 2, 3]);
+    let others: Vec<u64> = (1..=3).filter(|n| *n != old).collect();
+    let term = all[old as usize - 1].core.role().term;
+
+    let alone = &mut all[old as usize - 1];
+    alone.propose(7, b"never committed");
+    alone.settle();
+    alone.sent.clear();
+    let new = elect(&mut all, &others);
+
+    // The successor's next heartbeat finds that the old leader lacks its first entry.
+    let mut answer = Message { from: others[0], to: old, term, ..Message::default() };
+    answer.set_msg_type(MessageType::MsgHeartbeatResponse);
+    let answer = PeerMessage { group: GROUP, raft: answer, frames: Vec::new(), wall_ms: 0 };
+    let mut conflict = None;
+    while conflict.is_none() {
+        let successor = &mut all[new as usize - 1];
+        successor.core.tick();
+        let mut alive = Message { from: old, to: new, term: successor.core.role().term, ..Message::default() };
+        alive.set_msg_type(MessageType::MsgHeartbeatResponse);
+        successor.core.step(PeerMessage { group: GROUP, raft: alive, frames: Vec::new(), wall_ms: 0 });
+        successor.settle();
+        conflict = successor.sent.drain(..).find(|it| it.raft.to == old && !it.frames.is_empty());
+    }
+    let alone = &mut all[old as usize - 1];
+    alone.core.unreachable(others[0]);
+    alone.core.step(answer);
+    alone.core.step(conflict.unwrap());
+    alone.settle();
+    assert!(!alone.leads());
+    exchange(&mut all, &[1, 2, 3]);
+    let last: Vec<u64> = all.iter().map(|one| one.core.last_index()).collect();
+    assert_eq!(last, [last[0]; 3]);
+}
+
+/// A replica that is behind in applying does not campaign, but it must vote: with its leader gone it is half of what is left.
+#[test]
+fn a_replica_behind_in_applying_still_votes() {
+    let dir = tempfile::tempdir().unwrap();
+    let tuning = GroupTuning { apply_lag_bytes_max: 200, ..GroupTuning::default() };
+    let mut all = three(dir.path(), &tuning);
+    let old = elect(&mut all, &[1, 2, 3]);
+    let others: Vec<u64> = (1..=3).filter(|n| *n != old).collect();
+    all[others[1] as usize - 1].apply_stands = true;
+    for ticket in 0..10 {
+        all[old as usize - 1].propose(ticket, b"some bytes for a frame");
+        all[old as usize - 1].core.tick();
+        exchange(&mut all, &[1, 2, 3]);
+    }
+    assert_eq!(elect(&mut all, &others), others[0]);
+}
+
+/// Two creations of one thing in the same round share its entry; both are told so.
+#[test]
+fn a_proposal_joins_an_entry_of_its_own_round() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut all = three(dir.path(), &GroupTuning::default());
+    let leader = elect(&mut all, &[1, 2, 3]);
+    all[leader as usize - 1].propose(1, b"longer than its size hint");
+    all[leader as usize - 1].propose(2, b"");
+    exchange(&mut all, &[1, 2, 3]);
+    let index = all[leader as usize - 1].core.last_index();
+    let expected = [(1, Outcome::Answered(index)), (2, Outcome::Answered(index))];
+    assert_eq!(all[leader as usize - 1].done, expected);
+}
