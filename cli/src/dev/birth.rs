@@ -1,0 +1,93 @@
+//! The birth of a local cluster: folders, configs and, on each member, the synced identity of each group's replica.
+//!
+//! A step of its own, never repeated for a folder that has a plan: a broker whose identity is gone must refuse to start,
+//! since it may have forgotten a vote or an acknowledged message.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use ledgermq_broker::config::BrokerConfig;
+use ledgermq_dledger::fs::{Fs, OsFs};
+use ledgermq_dledger::log::meta::FORMAT;
+use ledgermq_dledger::log::{GroupConstants, Identity, Member};
+use ledgermq_dledger::{GroupId, replica};
+
+use super::plan::{Plan, config_path, data_dir, node_dir};
+
+/// Bytes of a log segment of a local cluster: production has 1 GiB, but here three nodes share a disk.
+const SEGMENT_SIZE: u64 = 64 << 20;
+
+/// Makes the cluster in `dir`. The plan is written last: what a birth that was cut short left behind is never used.
+pub(crate) fn create(dir: &Path, plan: &Plan) -> Result<()> {
+    for node in plan.node_ids() {
+        refuse_foreign_data(&data_dir(dir, node))?;
+    }
+    for node in plan.node_ids() {
+        let config = plan.broker_config(dir, node);
+        config.validate().context("the drawn config is not valid")?;
+        let folder = node_dir(dir, node);
+        std::fs::create_dir_all(data_dir(dir, node)).with_context(|| format!("cannot create {}", folder.display()))?;
+        let path = config_path(dir, node);
+        let text = toml::to_string(&config).context("cannot encode the config")?;
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        create_replicas(&config).with_context(|| format!("cannot create the replicas of node {node}"))?;
+    }
+    plan.write(dir)
+}
+
+/// The create step on one node: a folder per group, with a synced identity.
+fn create_replicas(config: &BrokerConfig) -> Result<()> {
+    let fs: Arc<dyn Fs> = Arc::new(OsFs);
+    for group in &config.groups {
+        let own = group.member(group.raft_id).context("the drawn config leaves this node out")?;
+        let identity = Identity {
+            cluster_id: config.cluster_id,
+            group: GroupId(group.id),
+            replica: own.replica,
+            raft_id: group.raft_id,
+        };
+        let constants = GroupConstants { segment_size: SEGMENT_SIZE, format: FORMAT };
+        let members =
+            group.members.iter().map(|member| Member { raft_id: member.raft_id, replica: member.replica }).collect();
+        replica::create(&fs, &config.data_dir.join(&group.name), identity, constants, members)?;
+    }
+    Ok(())
+}
+
+/// A data folder without a plan beside it belongs to somebody else, or to a birth that was cut short: only a person can
+/// tell which.
+fn refuse_foreign_data(data: &Path) -> Result<()> {
+    let entries = match std::fs::read_dir(data) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", data.display())),
+    };
+    for entry in entries {
+        let entry = entry.with_context(|| format!("cannot read {}", data.display()))?;
+        // The root of a freshly made file system is not empty.
+        if entry.file_name() != "lost+found" {
+            bail!(
+                "{} already holds data, but no dev.json tells of which cluster: name another folder with --dir, or remove it",
+                data.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Would break: data of another cluster being taken over, or a fresh file system being refused.
+    #[test]
+    fn a_data_folder_with_something_in_it_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        refuse_foreign_data(&dir.path().join("absent")).unwrap();
+        std::fs::create_dir(dir.path().join("lost+found")).unwrap();
+        refuse_foreign_data(dir.path()).unwrap();
+        std::fs::create_dir(dir.path().join("broker-a")).unwrap();
+        assert!(refuse_foreign_data(dir.path()).unwrap_err().to_string().contains("--dir"));
+    }
+}

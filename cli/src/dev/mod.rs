@@ -1,0 +1,121 @@
+//! `ledgermq dev`: a local cluster of child processes, one terminal, a clean Ctrl-C.
+//!
+//! ```text
+//! dev ── plan ── birth (once per folder) ── supervisor ─┬─ namesrv
+//!                                             ▲         ├─ broker 1 … n
+//!   dev restart-node, drill ── control socket ┘         └─ cluster.json, once every group has a leader that serves
+//! ```
+//! The children are processes of their own, so that a real SIGKILL is possible. A node that died stays dead until
+//! somebody asks for it: a supervisor that heals by itself would hide what a drill wants to see.
+
+mod birth;
+pub(crate) mod cluster_file;
+pub(crate) mod control;
+pub(crate) mod parent;
+mod plan;
+mod supervisor;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand};
+
+use crate::terminal::say;
+use plan::Plan;
+
+/// A local cluster.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct DevArgs {
+    #[command(subcommand)]
+    command: Option<DevCommand>,
+    /// Number of nodes, 1 to 9
+    #[arg(long, default_value_t = 3)]
+    nodes: u64,
+    /// Number of groups, 1 to 8; every node holds a replica of each
+    #[arg(long, default_value_t = 1)]
+    groups: u64,
+    /// Folder of the cluster: configs, logs and data; a cluster that is there already is started again
+    #[arg(long, default_value = "ledgermq-dev")]
+    dir: PathBuf,
+    /// First port; the name server takes it, everything else is among the 99 that follow
+    #[arg(long, default_value_t = 9876)]
+    base_port: u16,
+    /// Planted bug that every broker runs with
+    #[cfg(feature = "planted-bugs")]
+    #[arg(long, value_name = "BUG", value_parser = crate::broker::parse_bug)]
+    plant: Option<ledgermq_dledger::plant::Bug>,
+}
+
+#[derive(Debug, Subcommand)]
+enum DevCommand {
+    /// Start a node of a running cluster again, after it was killed
+    RestartNode {
+        /// Number of the node
+        id: u64,
+        /// Folder of the cluster
+        #[arg(long, default_value = "ledgermq-dev")]
+        dir: PathBuf,
+    },
+}
+
+/// Runs the subcommand.
+pub(crate) fn run(args: DevArgs) -> Result<()> {
+    // One thread, the main one: children die with the thread that started them (parent.rs).
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the async runtime")?;
+    match args.command {
+        Some(DevCommand::RestartNode { id, dir }) => runtime.block_on(restart_node(&dir, id)).map(|pid| {
+            say(format_args!("node {id} runs as process {pid}"));
+        }),
+        None => runtime.block_on(run_cluster(args)),
+    }
+}
+
+/// Asks the supervisor of the cluster in `dir` to start a node, and returns its pid.
+pub(crate) async fn restart_node(dir: &Path, id: u64) -> Result<u32> {
+    match control::ask(dir, &control::Request::RestartNode { id }).await? {
+        control::Reply::Started { pid } => Ok(pid),
+        control::Reply::Refused(reason) => bail!("node {id} was not started: {reason}"),
+    }
+}
+
+async fn run_cluster(args: DevArgs) -> Result<()> {
+    std::fs::create_dir_all(&args.dir).with_context(|| format!("cannot create {}", args.dir.display()))?;
+    let dir = std::fs::canonicalize(&args.dir).with_context(|| format!("cannot use {}", args.dir.display()))?;
+    let _lock = lock(&dir)?;
+    cluster_file::ClusterFile::remove(&dir);
+    let (plan, young) = match Plan::read(&dir)? {
+        Some(plan) => (plan, false),
+        None => (Plan::draw(args.nodes, args.groups, args.base_port)?, true),
+    };
+    if (plan.nodes, plan.groups.len() as u64, plan.base_port) != (args.nodes, args.groups, args.base_port) {
+        bail!(
+            "the cluster in {} has --nodes {} --groups {} --base-port {}: say the same, or name another folder with --dir",
+            dir.display(),
+            plan.nodes,
+            plan.groups.len(),
+            plan.base_port
+        );
+    }
+    plan.check_ports()?;
+    if young {
+        birth::create(&dir, &plan)?;
+    }
+    #[cfg(feature = "planted-bugs")]
+    let plant = args.plant.map(ledgermq_dledger::plant::Bug::name);
+    #[cfg(not(feature = "planted-bugs"))]
+    let plant = None;
+    supervisor::Supervisor::start(dir, plan, plant)?.run().await
+}
+
+/// One supervisor per folder; the lock goes when the process ends, however it ends.
+fn lock(dir: &Path) -> Result<File> {
+    let path = dir.join("dev.lock");
+    let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+    if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+        bail!("another `ledgermq dev` runs in {}: stop it, or name another folder with --dir", dir.display());
+    }
+    Ok(file)
+}

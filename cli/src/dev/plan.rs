@@ -1,0 +1,304 @@
+//! Where everything of a local cluster lies: folders, ports and identities, all of them derived from `DIR/dev.json`.
+//!
+//! ```text
+//! DIR/dev.json          the plan; written last: without it, no cluster was born here
+//! DIR/cluster.json      the running cluster (cluster_file.rs)
+//! DIR/namesrv.log
+//! DIR/node-1/broker.toml  broker.log  data/
+//! ```
+//! Ports: the name server has `base_port`; node *i* has the ten from `base_port + 10 i`: Raft, HTTP, then one per group.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use ledgermq_broker::config::{BrokerConfig, FlushMode, GroupConfig, Limits, MemberConfig};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// Name of the plan's file.
+const FILE_NAME: &str = "dev.json";
+
+/// Ports that a cluster may use, from its base port on.
+pub(crate) const PORT_SPAN: u16 = 100;
+
+/// Ports of one node.
+const NODE_SPAN: u16 = 10;
+
+/// Most nodes: what fits the ports.
+pub(crate) const NODES_MAX: u64 = 9;
+
+/// Most groups: what fits a node's ports, behind Raft and HTTP.
+pub(crate) const GROUPS_MAX: u64 = 8;
+
+/// Name of the RocketMQ cluster.
+const CLUSTER_NAME: &str = "DefaultCluster";
+
+/// What a local cluster is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Plan {
+    /// First port.
+    pub(crate) base_port: u16,
+    /// Identity of the cluster.
+    pub(crate) cluster_id: Uuid,
+    /// Number of nodes.
+    pub(crate) nodes: u64,
+    /// The groups; every node is a member of each, with its node number as Raft id.
+    pub(crate) groups: Vec<GroupPlan>,
+}
+
+/// One group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct GroupPlan {
+    /// Broker name.
+    pub(crate) name: String,
+    /// Identity of the group.
+    pub(crate) id: Uuid,
+    /// Replica uuids, node 1 first.
+    pub(crate) replicas: Vec<Uuid>,
+}
+
+impl Plan {
+    /// A new cluster.
+    pub(crate) fn draw(nodes: u64, groups: u64, base_port: u16) -> Result<Plan> {
+        ensure!(
+            (1..=NODES_MAX).contains(&nodes),
+            "--nodes is {nodes}: 1 to {NODES_MAX} fit the ports of a local cluster"
+        );
+        ensure!(
+            (1..=GROUPS_MAX).contains(&groups),
+            "--groups is {groups}: 1 to {GROUPS_MAX} fit the ports of a local cluster"
+        );
+        ensure!(
+            base_port >= 1024 && base_port.checked_add(PORT_SPAN - 1).is_some(),
+            "--base-port is {base_port}: use 1024 to {}, {PORT_SPAN} ports are taken from there on",
+            u16::MAX - PORT_SPAN + 1
+        );
+        let group = |n: u64| GroupPlan {
+            name: broker_name(n),
+            id: Uuid::new_v4(),
+            replicas: (0..nodes).map(|_| Uuid::new_v4()).collect(),
+        };
+        Ok(Plan { base_port, cluster_id: Uuid::new_v4(), nodes, groups: (0..groups).map(group).collect() })
+    }
+
+    /// The plan of the cluster that was born in `dir`, if one was.
+    pub(crate) fn read(dir: &Path) -> Result<Option<Plan>> {
+        let path = dir.join(FILE_NAME);
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+        };
+        serde_json::from_str(&text).map(Some).with_context(|| {
+            format!("{} is not the plan of a local cluster: name another folder with --dir", path.display())
+        })
+    }
+
+    /// Writes the plan, synced: from here on the cluster exists.
+    pub(crate) fn write(&self, dir: &Path) -> Result<()> {
+        let path = dir.join(FILE_NAME);
+        let staged = dir.join(format!("{FILE_NAME}.next"));
+        let write = || -> std::io::Result<()> {
+            std::fs::write(&staged, serde_json::to_vec_pretty(self)?)?;
+            std::fs::File::open(&staged)?.sync_all()?;
+            std::fs::rename(&staged, &path)?;
+            std::fs::File::open(dir)?.sync_all()
+        };
+        write().with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Address of the name server.
+    pub(crate) fn namesrv(&self) -> SocketAddr {
+        loopback(self.base_port)
+    }
+
+    /// Raft address of a node.
+    pub(crate) fn raft(&self, node: u64) -> SocketAddr {
+        self.node_port(node, 0)
+    }
+
+    /// HTTP address of a node.
+    pub(crate) fn http(&self, node: u64) -> SocketAddr {
+        self.node_port(node, 1)
+    }
+
+    /// Clients' address of a node in the `group`-th group.
+    pub(crate) fn client(&self, node: u64, group: usize) -> SocketAddr {
+        self.node_port(node, 2 + u16::try_from(group).expect("the plan has at most 8 groups"))
+    }
+
+    /// Clients' addresses of a node, by broker name.
+    pub(crate) fn clients(&self, node: u64) -> BTreeMap<String, String> {
+        self.groups
+            .iter()
+            .enumerate()
+            .map(|(n, group)| (group.name.clone(), self.client(node, n).to_string()))
+            .collect()
+    }
+
+    /// Node numbers.
+    pub(crate) fn node_ids(&self) -> impl Iterator<Item = u64> + use<> {
+        1..=self.nodes
+    }
+
+    /// The config that a node is started with.
+    pub(crate) fn broker_config(&self, dir: &Path, node: u64) -> BrokerConfig {
+        let groups = self.groups.iter().enumerate().map(|(n, group)| GroupConfig {
+            name: group.name.clone(),
+            id: group.id,
+            raft_id: node,
+            listen: self.client(node, n),
+            advertise: None,
+            members: self.members(n),
+        });
+        BrokerConfig {
+            cluster: CLUSTER_NAME.to_owned(),
+            cluster_id: self.cluster_id,
+            node_id: node,
+            data_dir: data_dir(dir, node),
+            raft_listen: self.raft(node),
+            http_listen: self.http(node),
+            namesrv: vec![self.namesrv().to_string()],
+            flush: FlushMode::Sync,
+            auto_create_topics: true,
+            insecure: false,
+            limits: Limits::default(),
+            groups: groups.collect(),
+        }
+    }
+
+    /// Refuses to start when somebody else has one of the ports: the processes would fail one by one, less clearly.
+    pub(crate) fn check_ports(&self) -> Result<()> {
+        let mut wanted = vec![("the name server".to_owned(), self.namesrv())];
+        for node in self.node_ids() {
+            wanted.push((format!("Raft of node {node}"), self.raft(node)));
+            wanted.push((format!("HTTP of node {node}"), self.http(node)));
+            for (n, group) in self.groups.iter().enumerate() {
+                wanted.push((format!("{} on node {node}", group.name), self.client(node, n)));
+            }
+        }
+        for (what, address) in wanted {
+            if let Err(error) = TcpListener::bind(address) {
+                bail!("{address} ({what}) cannot be bound: {error}; stop what uses it, or choose another --base-port");
+            }
+        }
+        Ok(())
+    }
+
+    fn members(&self, group: usize) -> Vec<MemberConfig> {
+        let member = |node: u64| MemberConfig {
+            raft_id: node,
+            replica: self.groups[group].replicas[usize::try_from(node - 1).expect("at most 9 nodes")],
+            raft: self.raft(node).to_string(),
+            broker: self.client(node, group).to_string(),
+        };
+        self.node_ids().map(member).collect()
+    }
+
+    fn node_port(&self, node: u64, slot: u16) -> SocketAddr {
+        assert!(slot < NODE_SPAN && (1..=NODES_MAX).contains(&node), "node {node} has no port {slot}");
+        loopback(self.base_port + NODE_SPAN * u16::try_from(node).expect("at most 9 nodes") + slot)
+    }
+}
+
+/// Folder of a node.
+pub(crate) fn node_dir(dir: &Path, node: u64) -> PathBuf {
+    dir.join(format!("node-{node}"))
+}
+
+/// Data folder of a node.
+pub(crate) fn data_dir(dir: &Path, node: u64) -> PathBuf {
+    node_dir(dir, node).join("data")
+}
+
+/// Config file of a node.
+pub(crate) fn config_path(dir: &Path, node: u64) -> PathBuf {
+    node_dir(dir, node).join("broker.toml")
+}
+
+/// `broker-a`, `broker-b`, …
+fn broker_name(n: u64) -> String {
+    let letter = char::from(b'a' + u8::try_from(n).expect("at most 8 groups"));
+    format!("broker-{letter}")
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Would break: two processes of a cluster that want the same port, or a port outside the promised hundred.
+    #[test]
+    fn every_port_is_its_own_and_inside_the_span() {
+        let plan = Plan::draw(NODES_MAX, GROUPS_MAX, 20_000).unwrap();
+        let mut ports = vec![plan.namesrv().port()];
+        for node in plan.node_ids() {
+            ports.extend([plan.raft(node).port(), plan.http(node).port()]);
+            ports.extend((0..plan.groups.len()).map(|group| plan.client(node, group).port()));
+        }
+        let count = ports.len();
+        ports.sort_unstable();
+        ports.dedup();
+        assert_eq!(ports.len(), count);
+        assert!(ports.iter().all(|port| (20_000..20_000 + PORT_SPAN).contains(port)), "{ports:?}");
+    }
+
+    /// Would break: a cluster whose nodes refuse the config that `dev` writes for them.
+    #[test]
+    fn the_written_configs_are_valid_and_agree() {
+        let plan = Plan::draw(3, 2, 20_000).unwrap();
+        for node in plan.node_ids() {
+            let config = plan.broker_config(Path::new("/tmp/x"), node);
+            config.validate().unwrap();
+            for (n, group) in config.groups.iter().enumerate() {
+                assert_eq!(group.members, plan.broker_config(Path::new("/tmp/x"), 1).groups[n].members);
+                let own = group.member(node).unwrap();
+                assert_eq!(
+                    (own.raft.clone(), own.broker.clone()),
+                    (config.raft_listen.to_string(), group.listen.to_string())
+                );
+            }
+        }
+    }
+
+    /// Would break: starting a stopped cluster again with its data.
+    #[test]
+    fn a_plan_is_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Plan::read(dir.path()).unwrap(), None);
+        let plan = Plan::draw(3, 1, 20_000).unwrap();
+        plan.write(dir.path()).unwrap();
+        assert_eq!(Plan::read(dir.path()).unwrap(), Some(plan));
+    }
+
+    /// Would break: a sentence instead of a panic for numbers that do not fit.
+    #[test]
+    fn numbers_that_do_not_fit_are_refused_by_name() {
+        for (nodes, groups, base_port, flag) in [
+            (0, 1, 20_000, "--nodes"),
+            (10, 1, 20_000, "--nodes"),
+            (3, 9, 20_000, "--groups"),
+            (3, 1, 65_500, "--base-port"),
+        ] {
+            let error = Plan::draw(nodes, groups, base_port).unwrap_err();
+            assert!(error.to_string().contains(flag), "{error}");
+        }
+    }
+
+    /// Would break: knowing which port of which node is taken.
+    #[test]
+    fn a_taken_port_is_named() {
+        let plan = Plan::draw(1, 1, 23_400).unwrap();
+        let taken = plan.http(1);
+        let _other = TcpListener::bind(taken);
+        let error = plan.check_ports().unwrap_err();
+        assert!(error.to_string().contains("--base-port"), "{error}");
+    }
+}

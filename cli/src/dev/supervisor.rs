@@ -1,0 +1,408 @@
+//! The parent of a local cluster's processes: starts them, says what becomes of them, starts a node again on request, and
+//! stops them all when it is told to stop.
+//!
+//! One task owns all state; children, signals, the control socket and the clock only send it events.
+
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::Command;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+
+use super::cluster_file::{ClusterFile, NodeEntry};
+use super::control::{Asked, ControlServer, Reply, Request};
+use super::plan::{Plan, config_path, data_dir, node_dir};
+use crate::probe::{self, LeaderProbe};
+use crate::terminal::say;
+
+/// How often the supervisor looks at its cluster.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Time for the name server, and for a node, to answer after its start.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Time for a process to end after SIGTERM; then it gets a SIGKILL, which loses nothing either.
+const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Lines of a dead process's log that are shown.
+const LAST_WORDS: usize = 5;
+
+/// Bytes of a log in which the last words are looked for.
+const LAST_WORDS_BYTES: u64 = 8192;
+
+/// One of the processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Role {
+    Namesrv,
+    Node(u64),
+}
+
+impl std::fmt::Display for Role {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Role::Namesrv => f.write_str("namesrv"),
+            Role::Node(id) => write!(f, "node {id}"),
+        }
+    }
+}
+
+/// What the supervisor waits for.
+enum Happened {
+    Ended(Role, u32, std::io::Result<ExitStatus>),
+    Leaders(BTreeMap<String, String>),
+    Up(Role, u32),
+}
+
+/// Somebody waits for a node to be up.
+struct Starting {
+    pid: u32,
+    answer: oneshot::Sender<Reply>,
+}
+
+/// See the module's head.
+pub(super) struct Supervisor {
+    dir: PathBuf,
+    plan: Plan,
+    plant: Option<&'static str>,
+    control: ControlServer,
+    running: BTreeMap<Role, u32>,
+    starting: BTreeMap<u64, Starting>,
+    leaders: BTreeMap<String, String>,
+    serving: bool,
+    stopping: bool,
+    born: Instant,
+    happened: mpsc::Receiver<Happened>,
+    tell: mpsc::Sender<Happened>,
+}
+
+impl Supervisor {
+    /// Takes over the folder. Nothing runs yet.
+    pub(super) fn start(dir: PathBuf, plan: Plan, plant: Option<&'static str>) -> Result<Supervisor> {
+        let control = ControlServer::listen(&dir)?;
+        // Each process and each probe has at most a few events on their way.
+        let (tell, happened) = mpsc::channel(64);
+        Ok(Supervisor {
+            dir,
+            plan,
+            plant,
+            control,
+            running: BTreeMap::new(),
+            starting: BTreeMap::new(),
+            leaders: BTreeMap::new(),
+            serving: false,
+            stopping: false,
+            born: Instant::now(),
+            happened,
+            tell,
+        })
+    }
+
+    /// Starts everything and keeps it until a signal comes.
+    pub(super) async fn run(mut self) -> Result<()> {
+        let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
+        let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
+        let result = tokio::select! {
+            result = self.supervise() => result,
+            _ = interrupt.recv() => Ok(()),
+            _ = terminate.recv() => Ok(()),
+        };
+        self.stop().await;
+        result
+    }
+
+    async fn supervise(&mut self) -> Result<()> {
+        let plural = |count: u64, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+        say(format_args!(
+            "local cluster of {} and {} in {}{}",
+            plural(self.plan.nodes, "node"),
+            plural(self.plan.groups.len() as u64, "group"),
+            self.dir.display(),
+            self.plant.map(|bug| format!(", with the planted bug {bug}")).unwrap_or_default()
+        ));
+        self.spawn(Role::Namesrv)?;
+        for id in self.plan.node_ids() {
+            self.spawn(Role::Node(id))?;
+        }
+        let probe = LeaderProbe::new(&self.plan.namesrv().to_string())?;
+        tokio::spawn(watch_leaders(probe, self.tell.clone()));
+        let deadline = tokio::time::sleep(START_TIMEOUT);
+        tokio::pin!(deadline);
+        loop {
+            tokio::select! {
+                Some(happened) = self.happened.recv() => self.handle(happened)?,
+                Some(asked) = self.control.next() => self.handle_request(asked),
+                () = &mut deadline, if !self.serving => bail!(
+                    "no leader serves every group after {} s: the logs are {}/node-*/broker.log",
+                    START_TIMEOUT.as_secs(), self.dir.display()
+                ),
+            }
+        }
+    }
+
+    fn handle(&mut self, happened: Happened) -> Result<()> {
+        match happened {
+            Happened::Ended(role, pid, status) => self.handle_end(role, pid, status),
+            Happened::Leaders(leaders) => self.handle_leaders(leaders),
+            Happened::Up(Role::Node(id), pid) => {
+                if let Some(starting) = self.starting.remove(&id).filter(|starting| starting.pid == pid) {
+                    self.write_cluster_file()?;
+                    say(format_args!("node {id} is back as process {pid}"));
+                    let _ = starting.answer.send(Reply::Started { pid });
+                }
+                Ok(())
+            }
+            Happened::Up(Role::Namesrv, _) => Ok(()),
+        }
+    }
+
+    fn handle_end(&mut self, role: Role, pid: u32, status: std::io::Result<ExitStatus>) -> Result<()> {
+        if self.running.get(&role) == Some(&pid) {
+            self.running.remove(&role);
+        }
+        let how = match status {
+            Ok(status) => status.to_string(),
+            Err(error) => format!("unknown: {error}"),
+        };
+        say(format_args!("{role} (process {pid}) ended, {how}"));
+        let words = self.last_words(role);
+        if let Role::Node(id) = role
+            && let Some(starting) = self.starting.remove(&id)
+        {
+            let _ = starting.answer.send(Reply::Refused(format!("its process ended at once ({how}): {words}")));
+        }
+        if !self.serving {
+            bail!("{role} ended before the cluster served ({how}): {words}");
+        }
+        self.write_cluster_file()
+    }
+
+    fn handle_leaders(&mut self, leaders: BTreeMap<String, String>) -> Result<()> {
+        for (group, address) in &leaders {
+            if self.leaders.get(group) != Some(address) {
+                let node = self.plan.node_ids().find(|&id| self.plan.clients(id).get(group) == Some(address));
+                let node = node.map_or_else(|| "a stranger".to_owned(), |id| format!("node {id}"));
+                say(format_args!("{group} is led by {node} ({address})"));
+            }
+        }
+        self.leaders = leaders;
+        let served = self.plan.groups.iter().all(|group| self.leaders.contains_key(&group.name));
+        if served && !self.serving {
+            self.serving = true;
+            self.write_cluster_file()?;
+            self.announce();
+        }
+        Ok(())
+    }
+
+    fn announce(&self) {
+        let rows: Vec<Vec<String>> = self
+            .cluster_file()
+            .nodes
+            .iter()
+            .map(|node| {
+                let groups: Vec<String> =
+                    node.groups.iter().map(|(name, address)| format!("{name} {address}")).collect();
+                vec![node.id.to_string(), node.pid.to_string(), node.raft.clone(), node.http.clone(), groups.join(", ")]
+            })
+            .collect();
+        say(crate::terminal::table(&["NODE", "PID", "RAFT", "HTTP", "CLIENTS"], &rows));
+        say(format_args!(
+            "ready after {:.1} s; name server {}; Ctrl-C stops everything",
+            self.born.elapsed().as_secs_f64(),
+            self.plan.namesrv()
+        ));
+    }
+
+    fn handle_request(&mut self, asked: Asked) {
+        let Request::RestartNode { id } = asked.request;
+        if !self.plan.node_ids().any(|own| own == id) {
+            let _ = asked.answer.send(Reply::Refused(format!("the cluster has nodes 1 to {}", self.plan.nodes)));
+            return;
+        }
+        if let Some(pid) = self.running.get(&Role::Node(id)) {
+            let _ = asked.answer.send(Reply::Refused(format!("it runs already, as process {pid}")));
+            return;
+        }
+        match self.spawn(Role::Node(id)) {
+            Ok(pid) => {
+                self.starting.insert(id, Starting { pid, answer: asked.answer });
+            }
+            Err(error) => {
+                let _ = asked.answer.send(Reply::Refused(format!("{error:#}")));
+            }
+        }
+    }
+
+    /// Starts a process, and the tasks that tell when it is up and when it has ended.
+    fn spawn(&mut self, role: Role) -> Result<u32> {
+        let program = std::env::current_exe().context("cannot find this program's own file")?;
+        let mut command = Command::new(program);
+        command.arg(match role {
+            Role::Namesrv => "namesrv",
+            Role::Node(_) => "broker",
+        });
+        command.args(["--parent", &std::process::id().to_string()]);
+        match role {
+            Role::Namesrv => command.args(["--listen", &self.plan.namesrv().to_string()]),
+            Role::Node(id) => command.arg("-c").arg(config_path(&self.dir, id)),
+        };
+        if let (Some(bug), Role::Node(_)) = (self.plant, role) {
+            command.args(["--plant", bug]);
+        }
+        let log_path = self.log_path(role);
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&log_path)
+            .with_context(|| format!("cannot open {}", log_path.display()))?;
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().context("cannot share the log file")?)
+            .stderr(log)
+            // Ctrl-C goes to the terminal's foreground group: only this process, which then stops the others in order.
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("cannot start {role}"))?;
+        let pid = child.id().context("the process was gone at once")?;
+        self.running.insert(role, pid);
+        let tell = self.tell.clone();
+        tokio::spawn(async move {
+            let status = child.wait().await;
+            let _ = tell.send(Happened::Ended(role, pid, status)).await;
+        });
+        if let Role::Node(id) = role {
+            let http = self.plan.http(id);
+            let tell = self.tell.clone();
+            tokio::spawn(async move {
+                let until = Instant::now() + START_TIMEOUT;
+                while Instant::now() < until {
+                    if probe::http_ok(http, "/healthz").await {
+                        let _ = tell.send(Happened::Up(role, pid)).await;
+                        return;
+                    }
+                    tokio::time::sleep(LOOK_INTERVAL).await;
+                }
+            });
+        }
+        Ok(pid)
+    }
+
+    fn cluster_file(&self) -> ClusterFile {
+        let node = |id| NodeEntry {
+            id,
+            pid: self.running.get(&Role::Node(id)).copied().unwrap_or(0),
+            data_dir: data_dir(&self.dir, id),
+            raft: self.plan.raft(id).to_string(),
+            http: self.plan.http(id).to_string(),
+            groups: self.plan.clients(id),
+        };
+        ClusterFile { namesrv: self.plan.namesrv().to_string(), nodes: self.plan.node_ids().map(node).collect() }
+    }
+
+    fn write_cluster_file(&self) -> Result<()> {
+        if self.serving && !self.stopping {
+            self.cluster_file().write(&self.dir)?;
+        }
+        Ok(())
+    }
+
+    fn log_path(&self, role: Role) -> PathBuf {
+        match role {
+            Role::Namesrv => self.dir.join("namesrv.log"),
+            Role::Node(id) => node_dir(&self.dir, id).join("broker.log"),
+        }
+    }
+
+    /// The end of a process's log.
+    fn last_words(&self, role: Role) -> String {
+        use std::io::{Read, Seek, SeekFrom};
+        let path = self.log_path(role);
+        let read = || -> std::io::Result<String> {
+            let mut file = std::fs::File::open(&path)?;
+            let from = file.metadata()?.len().saturating_sub(LAST_WORDS_BYTES);
+            file.seek(SeekFrom::Start(from))?;
+            let mut bytes = Vec::new();
+            file.take(LAST_WORDS_BYTES).read_to_end(&mut bytes)?;
+            Ok(String::from_utf8_lossy(&bytes).into_owned())
+        };
+        let text = read().unwrap_or_default();
+        let lines: Vec<&str> = text.lines().rev().take(LAST_WORDS).collect();
+        if lines.is_empty() {
+            return format!("{} is empty", path.display());
+        }
+        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+
+    /// Stops the nodes, then the name server, so that a last hand-over is still known to somebody.
+    async fn stop(&mut self) {
+        self.stopping = true;
+        ClusterFile::remove(&self.dir);
+        say("stopping");
+        let nodes: Vec<Role> = self.running.keys().copied().filter(|role| *role != Role::Namesrv).collect();
+        self.stop_all(&nodes).await;
+        self.stop_all(&[Role::Namesrv]).await;
+        say("stopped");
+    }
+
+    async fn stop_all(&mut self, roles: &[Role]) {
+        self.signal_all(roles, Signal::TERM);
+        if tokio::time::timeout(STOP_TIMEOUT, self.wait_for_ends(roles)).await.is_err() {
+            for role in roles.iter().filter(|role| self.running.contains_key(role)) {
+                say(format_args!("{role} does not stop after {} s: killed", STOP_TIMEOUT.as_secs()));
+            }
+            self.signal_all(roles, Signal::KILL);
+            self.wait_for_ends(roles).await;
+        }
+    }
+
+    fn signal_all(&self, roles: &[Role], with: Signal) {
+        for role in roles {
+            let pid = self.running.get(role).and_then(|&pid| Pid::from_raw(i32::try_from(pid).ok()?));
+            if let Some(pid) = pid {
+                // It may have ended meanwhile: then there is nobody to tell.
+                let _ = kill_process(pid, with);
+            }
+        }
+    }
+
+    async fn wait_for_ends(&mut self, roles: &[Role]) {
+        while roles.iter().any(|role| self.running.contains_key(role)) {
+            match self.happened.recv().await {
+                Some(Happened::Ended(role, pid, status)) => {
+                    if self.running.get(&role) == Some(&pid) {
+                        self.running.remove(&role);
+                    }
+                    match status {
+                        Ok(status) if status.success() => {}
+                        Ok(status) => say(format_args!("{role} (process {pid}) ended, {status}")),
+                        Err(error) => say(format_args!("{role} (process {pid}) ended, unknown: {error}")),
+                    }
+                }
+                Some(_) => {}
+                None => return,
+            }
+        }
+    }
+}
+
+/// Tells, again and again, which address leads each group, as the name server knows it.
+async fn watch_leaders(probe: LeaderProbe, tell: mpsc::Sender<Happened>) {
+    let mut known = BTreeMap::new();
+    loop {
+        if let Ok(leaders) = probe.leaders().await
+            && leaders != known
+        {
+            known = leaders.clone();
+            if tell.send(Happened::Leaders(leaders)).await.is_err() {
+                return;
+            }
+        }
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
+}

@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# Everything that is checked, in one command: format, lints, documentation, dependencies, unit and property tests, doctests,
+# simulation, real processes with real clients, planted bugs, and the quickstart's drill. Sets up what it needs first.
+# Prints how long each part took; exit status 0 only if all of it passed.
+#
+#   scripts/test.sh [--quick]
+#
+#   --quick   leave out what needs minutes: real processes, planted bugs, the drill
+#
+# LEDGERMQ_SIM_SEEDS is the number of simulation seeds (300).
+set -uo pipefail
+cd "$(dirname "$0")/.."
+. scripts/setup.sh
+
+quick=no
+for option in "$@"; do
+    case "$option" in
+        --quick) quick=yes ;;
+        -h | --help)
+            usage scripts/test.sh
+            exit 0
+            ;;
+        *) fail "unknown option $option (see --help)" ;;
+    esac
+done
+
+export CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-never}"
+export LEDGERMQ_SIM_SEEDS="${LEDGERMQ_SIM_SEEDS:-300}"
+started=$SECONDS
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
+parts=() passed=0 failed=0
+
+# part NAME COMMAND...: runs it, remembers how long it took and how it ended.
+part() {
+    local name=$1 from=$SECONDS status=0
+    shift
+    printf '\n=== %s\n' "$name"
+    "$@" 2>&1 | tee "$logs/part" || status=1
+    # Tests count one by one; a part without a test runner counts as one check.
+    local ran=0 broke=0 counted
+    counted=$(awk '
+        / tests? run: / { for (i = 2; i <= NF; i++) { if ($i ~ /^passed/) p += $(i-1); if ($i ~ /^(failed|timed)/) f += $(i-1) } }
+        /^test result: / { for (i = 2; i <= NF; i++) { if ($i ~ /^passed/) p += $(i-1); if ($i ~ /^failed/) f += $(i-1) } }
+        END { print p + 0, f + 0 }' "$logs/part")
+    read -r ran broke <<<"$counted"
+    if [ "$status" -ne 0 ] && [ "$broke" -eq 0 ]; then broke=1; fi
+    if [ "$((ran + broke))" -eq 0 ]; then ran=1; fi
+    passed=$((passed + ran))
+    failed=$((failed + broke))
+    parts+=("$(printf '%-34s %6d s   %s' "$name" $((SECONDS - from)) "$([ "$status" -eq 0 ] && echo ok || echo FAILED)")")
+    return "$status"
+}
+
+finish() {
+    printf '\n'
+    printf '%s\n' "${parts[@]}"
+    printf '%-34s %6d s\n\n' "all of it" $((SECONDS - started))
+    printf 'test: %d passed, %d failed\n' "$passed" "$failed"
+    [ "$failed" -eq 0 ]
+    exit
+}
+
+documentation() { RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items; }
+nextest() { cargo nextest run --locked --no-fail-fast --status-level slow --final-status-level fail "$@"; }
+# A broker that acknowledges before a quorum has the message must be caught, or the green drill means nothing.
+planted_drill() {
+    if scripts/quickstart.sh --messages 20000 --base-port 19876 --plant early-ack; then
+        say "the drill is green although early-ack is planted"
+        return 1
+    fi
+    say "red, as it must be"
+}
+# The tests of the crate `tests` that start clusters of processes, by the name of their binary.
+processes='package(ledgermq-tests) & kind(test) & binary(/^(java|failover|bad_input|durability)$/)'
+# The simulator with the broker's real state machine, and the bugs planted for it.
+simulations='binary(/simulation/) | binary(/planted/)'
+
+# Not a part: it changes this shell's PATH, and ends the script with a sentence when something is missing.
+setup_tests
+parts+=("$(printf '%-34s %6d s   ok' "machine and tools" $((SECONDS - started)))")
+
+part "format" cargo fmt --all --check
+part "licences, bans, sources" cargo deny --offline --log-level error check licenses bans sources
+part "build" cargo build --locked --workspace --all-targets || finish
+part "lints" cargo clippy --locked --workspace --all-targets -- -D warnings
+part "documentation" documentation
+part "unit and property tests" nextest --workspace -E "not ($processes) & not ($simulations)"
+part "doctests" cargo test --locked --workspace --doc
+part "simulation, $LEDGERMQ_SIM_SEEDS seeds" scripts/sim.sh "$LEDGERMQ_SIM_SEEDS"
+if [ "$quick" = no ]; then
+    part "planted bugs" scripts/sim.sh --planted
+    part "processes and Java clients" nextest -p ledgermq-tests -E "$processes"
+    part "quickstart drill" scripts/quickstart.sh --messages 20000 --base-port 19876
+    part "quickstart with a planted bug" planted_drill
+fi
+finish
