@@ -176,14 +176,16 @@ impl Checks {
             let detail = format!("node {node} votes for {candidate} and for {other} in term {}", raft.term);
             return fail("one-vote-per-term", detail);
         }
-        let wanted = (raft.term, vote);
-        if record.durable_vote.0 < wanted.0 || vote.is_some_and(|vote| record.durable_vote != (wanted.0, vote)) {
+        // A newer durable term stands for every promise of older ones.
+        let kept = |durable: (u64, RaftId)| {
+            durable.0 > raft.term || (durable.0 == raft.term && vote.is_none_or(|vote| durable.1 == vote))
+        };
+        if !kept(record.durable_vote) {
             record.durable_vote = durable_vote(disk);
-            let (term, voted) = record.durable_vote;
-            if term < raft.term || vote.is_some_and(|vote| (term, voted) != (raft.term, vote)) {
+            if !kept(record.durable_vote) {
                 let detail = format!(
-                    "{kind:?} of node {node} in term {} (vote {vote:?}) leaves while its disk has term {term}, vote {voted}",
-                    raft.term
+                    "{kind:?} of node {node} in term {} (vote {vote:?}) leaves while its disk has term and vote {:?}",
+                    raft.term, record.durable_vote
                 );
                 return fail("vote-durable-before-answer", detail);
             }
@@ -219,7 +221,7 @@ impl Checks {
         &mut self,
         leader: RaftId,
         index: u64,
-        members: &Membership,
+        members: [&Membership; 2],
         disks: impl Fn(RaftId) -> Option<&'a SimFs>,
     ) -> Check {
         let Some(at) = (index > 0).then(|| self.node(leader).log.get(index as usize - 1)).flatten().map(|it| it.at)
@@ -227,19 +229,18 @@ impl Checks {
             return fail("ack-in-log", format!("node {leader} acknowledges entry {index}, which its log has not"));
         };
         self.committed(leader, at)?;
-        for voters in [&members.voters, &members.voters_outgoing] {
-            let holding = voters.iter().filter(|&&voter| {
-                let same = self.node(voter).log.get(index as usize - 1).is_some_and(|written| written.at == at);
-                same && disks(voter).is_some_and(|disk| self.durable_up_to(voter, index, disk))
-            });
-            let holding: Vec<_> = holding.collect();
-            if !voters.is_empty() && holding.len() * 2 <= voters.len() {
-                let detail =
-                    format!("node {leader} acknowledges {at:?}, but only {holding:?} of {voters:?} have it on disk");
-                return fail("ack-durable-on-majority", detail);
-            }
+        let mut holds = |voter: RaftId| {
+            let same = self.node(voter).log.get(index as usize - 1).is_some_and(|written| written.at == at);
+            same && disks(voter).is_some_and(|disk| self.durable_up_to(voter, index, disk))
+        };
+        let mut majority = |voters: &[RaftId]| {
+            voters.is_empty() || voters.iter().filter(|voter| holds(**voter)).count() * 2 > voters.len()
+        };
+        if members.iter().any(|members| majority(&members.voters) && majority(&members.voters_outgoing)) {
+            return Ok(());
         }
-        Ok(())
+        let detail = format!("node {leader} acknowledges {at:?}, which no majority of {members:?} has on disk");
+        fail("ack-durable-on-majority", detail)
     }
 
     /// A node has started: what it promised before must be there.

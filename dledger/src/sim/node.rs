@@ -19,6 +19,7 @@ use crate::log::meta::{FORMAT, GroupConstants, Identity, Member};
 use crate::log::recovery::TailState;
 use crate::log::{LogView, LogWriter};
 use crate::replica::{self, OpenError, OpenReplica, Replica, Supply};
+use crate::seam::Membership;
 use crate::types::{GroupId, RaftId};
 
 /// The group's folder on each disk.
@@ -35,6 +36,8 @@ pub(super) struct Live<H: Host> {
     pub(super) writer: LogWriter,
     pub(super) applier: Applier<H::Machine>,
     pub(super) view: LogView,
+    /// The membership before the last poll.
+    pub(super) members_before: Membership,
     /// Jobs for log-io that wait.
     pub(super) waiting: Vec<WriteTask>,
     /// Jobs that are written and not synced.
@@ -132,6 +135,7 @@ impl<H: Host> SimNode<H> {
         let replica: Replica<H::Stamper, H::Machine> = replica::open(params, layer)?;
         let Replica { core, writer, applier, view, tail_state, .. } = replica;
         self.live = Some(Live {
+            members_before: core.membership().clone(),
             core,
             writer,
             applier,

@@ -267,7 +267,7 @@ impl<H: Host> World<H> {
             }
             Event::Poll { node, .. } => {
                 let now = self.now;
-                if self.live(node).poll_at == Some(now) {
+                if self.live(node).poll_at.is_some_and(|planned| planned <= now) {
                     self.live(node).poll_at = None;
                     self.poll(node)?;
                 }
@@ -363,6 +363,10 @@ impl<H: Host> World<H> {
     fn poll(&mut self, id: RaftId) -> Result<(), Violation> {
         let mut out = self.outputs.take().expect("polls do not nest");
         let clock: Clock = self.node(id).clock.read(self.now);
+        let live = self.live(id);
+        if live.members_before != *live.core.membership() {
+            live.members_before = live.core.membership().clone();
+        }
         let polled = self.live(id).core.poll(clock, &mut out);
         if let Err(error) = polled {
             return Err(Violation::new("replica-goes-on", format!("node {id} stops: {error}")));
@@ -444,7 +448,8 @@ impl<H: Host> World<H> {
     fn acknowledged(&mut self, id: RaftId, index: u64) -> Result<(), Violation> {
         let World { nodes, checks, .. } = self;
         let live = nodes[id as usize - 1].live.as_ref().expect("it was polled");
-        let members = live.core.membership();
+        // What the poll committed under one membership it may tell under the next.
+        let members = [live.core.membership(), &live.members_before];
         checks.acknowledged(id, index, members, |voter| nodes.get(voter as usize - 1).map(|node| &node.disk))?;
         self.count("acknowledged");
         Ok(())
@@ -674,11 +679,9 @@ impl<H: Host> World<H> {
             return Ok(());
         };
         let meta = live.core.closing_meta();
-        live.syncing.append(&mut live.waiting);
-        let mut stopped = Ok(());
-        if log_io::carry_out(&mut live.writer, &live.syncing).is_err() {
-            stopped = Err(());
-        }
+        let written = log_io::sync(&mut live.writer, &live.syncing);
+        let rest = written.and_then(|_| log_io::carry_out(&mut live.writer, &live.waiting));
+        let mut stopped = rest.map(drop).map_err(drop);
         while let (Ok(()), Some(task)) = (stopped, live.rounds.pop_front()) {
             stopped = live.applier.run(&task).map(drop).map_err(drop);
         }
