@@ -250,10 +250,10 @@ pub enum MessageError {
 #[derive(Debug, Clone, Error)]
 pub enum SendError {
     /// The message is at fault. Nothing was sent.
-    #[error("message not sent: {0}")]
+    #[error(transparent)]
     Message(#[from] MessageError),
     /// The broker or the way to it.
-    #[error("send failed: {0}")]
+    #[error(transparent)]
     Call(#[from] CallError),
 }
 
@@ -272,7 +272,7 @@ impl SendError {
 #[derive(Debug, Clone, Error)]
 pub enum PullError {
     /// The broker or the way to it.
-    #[error("pull failed: {0}")]
+    #[error(transparent)]
     Call(#[from] CallError),
     /// A record in the answer is damaged.
     #[error("record {index} from {addr} is damaged: {error}")]
