@@ -252,8 +252,8 @@ struct Unsettled {
     after: Vec<PeerMessage>,
     /// Commit index that becomes durable with it, when the job carries one for a membership change (R10).
     commit: Option<u64>,
-    /// Whether its job replaces a suffix of the log.
-    truncates: bool,
+    /// The last frame that stays, when its job replaces a suffix of the log.
+    truncate_to: Option<FramePos>,
     bytes: u64,
 }
 
@@ -591,6 +591,9 @@ impl<S: Stamper> GroupCore<S> {
         for entry in &mut self.unsettled {
             if entry.number <= number {
                 entry.settled = true;
+            } else if let Some(keep) = entry.truncate_to.filter(|keep| keep.index < self.durable.index) {
+                // About to be cut off: no commit index may be told by it.
+                self.durable = keep;
             }
         }
     }
@@ -793,6 +796,10 @@ impl<S: Stamper> GroupCore<S> {
     /// The meta slot as it should stand at a clean stop. Everything handed to log-io must be durable.
     pub fn closing_meta(&mut self) -> Meta {
         let mut meta = self.current_meta();
+        // A cut that is held back will not come: the old suffix stays.
+        for keep in self.held.iter().filter_map(|task| task.job.truncate_to) {
+            meta.commit_hint = meta.commit_hint.min(keep.index);
+        }
         meta.clean_shutdown = true;
         meta
     }

@@ -20,11 +20,13 @@ impl<S: Stamper> GroupCore<S> {
     /// Processes Readies until none is left.
     pub(super) fn drive(&mut self, out: &mut Outputs<S>) -> Result<(), GroupError> {
         loop {
+            // What has become durable leaves before anything newer.
+            let mut progress = self.settle(out);
             while self.raft.has_ready() {
                 let ready = self.raft.ready();
                 self.process(ready, out)?;
+                progress = true;
             }
-            let mut progress = self.settle(out);
             let handed = self.handed_to_apply;
             self.drain_backlog(out)?;
             progress |= handed != self.handed_to_apply;
@@ -63,11 +65,19 @@ impl<S: Stamper> GroupCore<S> {
         let commit = self.raft.raft.raft_log.committed;
         let passes_conf = self.conf_commit_durable < commit
             && self.conf_indexes.range(self.conf_commit_durable + 1..=commit).next().is_some();
+        // The meta part of a job is on disk before its cut: a crash between the two must not find the old suffix under a
+        // commit index of the new one.
+        if let Some(keep) = appended.truncate_to.filter(|keep| keep.index < self.durable.index) {
+            self.durable = keep;
+        }
+        let mut meta = (voted || passes_conf || appended.truncate_to.is_some())
+            .then(|| MetaWrite { meta: self.current_meta(), both_slots: voted });
+        let mut meta_behind_cut = None;
         if passes_conf && !plant::on(Bug::ConfCommitNotSynced) {
             self.meta.commit_hint = self.meta.commit_hint.max(commit);
+            let with_commit = Some(MetaWrite { meta: self.meta.clone(), both_slots: voted });
+            if appended.truncate_to.is_some() { meta_behind_cut = with_commit } else { meta = with_commit }
         }
-        let meta = (voted || passes_conf || appended.truncate_to.is_some())
-            .then(|| MetaWrite { meta: self.current_meta(), both_slots: voted });
         let held_back = voted || passes_conf;
 
         let mut unsettled = Unsettled {
@@ -75,7 +85,7 @@ impl<S: Stamper> GroupCore<S> {
             settled: true,
             after: Vec::new(),
             commit: passes_conf.then_some(commit),
-            truncates: appended.truncate_to.is_some(),
+            truncate_to: appended.truncate_to,
             bytes: 0,
         };
         // A leadership that ended since its messages were made: the entries of its appends may have been replaced above.
@@ -96,8 +106,15 @@ impl<S: Stamper> GroupCore<S> {
             unsettled.settled = false;
             unsettled.bytes = appended.frames.iter().map(|frame| u64::from(frame.at.len)).sum();
             self.unwritten_bytes += unsettled.bytes;
+            let tail = self.raft.store().tail();
             let job = WriteJob { truncate_to: appended.truncate_to, frames: appended.frames, meta };
-            self.held.push_back(WriteTask { number, job, tail: self.raft.store().tail() });
+            // What comes back with the first of two jobs is only that everything before this Ready is durable.
+            let first = if meta_behind_cut.is_some() { number - 1 } else { number };
+            self.held.push_back(WriteTask { number: first, job, tail });
+            if let Some(meta) = meta_behind_cut {
+                let job = WriteJob { truncate_to: None, frames: Vec::new(), meta: Some(meta) };
+                self.held.push_back(WriteTask { number, job, tail });
+            }
         }
         self.unsettled.push_back(unsettled);
         self.last_number = number;
@@ -148,7 +165,7 @@ impl<S: Stamper> GroupCore<S> {
         }
         // raft-rs takes an entry for persisted by index and term alone. Behind a truncation that is not done yet the same
         // entry may have come back: what an earlier job wrote of it is about to be cut off.
-        if self.persisted_number > self.reported_number && !self.unsettled.iter().any(|it| it.truncates) {
+        if self.persisted_number > self.reported_number && !self.unsettled.iter().any(|it| it.truncate_to.is_some()) {
             self.reported_number = self.persisted_number;
             self.raft.on_persist_ready(self.persisted_number);
         }
