@@ -11,7 +11,6 @@ use crate::terminal::{say, table};
 /// Prints it.
 pub(super) async fn status(admin: &Admin, as_json: bool) -> Result<()> {
     let info = admin.cluster().await?;
-    let mut seen = BTreeSet::new();
     let mut replicas: Vec<Value> = Vec::new();
     for (broker_name, broker) in &info.broker_addr_table {
         for address in broker.broker_addrs.values() {
@@ -22,9 +21,7 @@ pub(super) async fn status(admin: &Admin, as_json: bool) -> Result<()> {
                     let own = groups.into_iter().find(|group| group["brokerName"] == json!(broker_name));
                     let mut own = own.unwrap_or_else(|| json!({"brokerName": broker_name, "role": "unknown"}));
                     own["address"] = json!(address);
-                    if seen.insert((broker_name.clone(), address.clone())) {
-                        replicas.push(own);
-                    }
+                    replicas.push(own);
                 }
                 Err(error) => replicas.push(json!({
                     "brokerName": broker_name, "address": address, "role": "unreachable", "error": error.to_string(),
@@ -32,6 +29,7 @@ pub(super) async fn status(admin: &Admin, as_json: bool) -> Result<()> {
             }
         }
     }
+    replicas.extend(missing(&replicas));
     if as_json {
         say(Value::from(replicas));
         return Ok(());
@@ -59,4 +57,37 @@ pub(super) async fn status(admin: &Admin, as_json: bool) -> Result<()> {
         .collect();
     say(table(&["GROUP", "RAFT ID", "ROLE", "TERM", "LAST", "DURABLE", "COMMITTED", "APPLIED", "ADDRESS"], &rows));
     Ok(())
+}
+
+/// A line for each voter that no name server knows at the moment: it is down, or cut off.
+fn missing(replicas: &[Value]) -> Vec<Value> {
+    let known: BTreeSet<(&str, u64)> = replicas
+        .iter()
+        .filter_map(|replica| Some((replica["brokerName"].as_str()?, replica["raftId"].as_u64()?)))
+        .collect();
+    let voters: BTreeSet<(&str, u64)> = replicas
+        .iter()
+        .filter_map(|replica| Some((replica["brokerName"].as_str()?, replica["voters"].as_array()?)))
+        .flat_map(|(name, voters)| voters.iter().filter_map(move |voter| Some((name, voter.as_u64()?))))
+        .collect();
+    voters
+        .difference(&known)
+        .map(|(name, raft_id)| json!({"brokerName": name, "raftId": raft_id, "role": "missing"}))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Would break: seeing at a glance that a replica is down.
+    #[test]
+    fn a_voter_that_nobody_lists_has_a_line() {
+        let replicas = [
+            json!({"brokerName": "broker-a", "raftId": 1, "voters": [1, 2, 3]}),
+            json!({"brokerName": "broker-a", "raftId": 2, "voters": [1, 2, 3]}),
+        ];
+        assert_eq!(missing(&replicas), [json!({"brokerName": "broker-a", "raftId": 3, "role": "missing"})]);
+        assert!(missing(&[json!({"brokerName": "broker-a", "role": "unreachable"})]).is_empty());
+    }
 }

@@ -91,6 +91,10 @@ impl FaultScript {
     }
 
     async fn restart(&self, node: u64, history: &RecorderHandle<Event>) -> Result<()> {
+        let until = Instant::now() + PATIENCE;
+        while ClusterFile::read(&self.dir)?.nodes.iter().any(|entry| entry.id == node && entry.pid != 0) {
+            self.wait(until, "the supervisor to notice the kill").await?;
+        }
         let pid = crate::dev::restart_node(&self.dir, node).await?;
         self.progress.say(format_args!("node {node} restarted as process {pid}"));
         let at_ns = self.clock.now_ns();
@@ -131,8 +135,7 @@ impl FaultScript {
     /// Service is back when many messages are acknowledged that were not before.
     async fn until_service_is_back(&self) -> Result<()> {
         let before = self.acknowledged.load(Ordering::Relaxed);
-        let more = (self.messages / 20).max(1);
-        self.until_acknowledged((before + more).min(self.messages * 3 / 4).max(before + 1).min(self.messages)).await
+        self.until_acknowledged((before + self.messages / 20).min(self.messages)).await
     }
 
     /// Every node says that it takes part.

@@ -12,7 +12,7 @@ use super::history::{Event, FaultAction};
 pub(crate) struct KillSilence {
     /// Node that was killed.
     pub(crate) node: u64,
-    /// Longest silence, in ns, between this kill and the next one.
+    /// Longest silence, in ns, that ended between this kill and the next one.
     pub(crate) silence_ns: u64,
 }
 
@@ -31,7 +31,8 @@ pub(crate) fn after_kills(events: &[Event]) -> Vec<KillSilence> {
         .iter()
         .enumerate()
         .map(|(n, &(at_ns, node))| {
-            let own = gaps.iter().filter(|gap| gap.1 > at_ns && gap.0 < until(n));
+            // The silence of the next kill begins a moment before it, with the last answer of the victim.
+            let own = gaps.iter().filter(|gap| gap.1 > at_ns && gap.1 <= until(n));
             KillSilence { node, silence_ns: own.map(|gap| gap.1 - gap.0).max().unwrap_or(0) }
         })
         .collect()
@@ -118,11 +119,11 @@ mod tests {
             ok(520, 0, 2),
             invoke(520, 0, 3),
             kill(530, 3),
-            ok(900, 0, 3),
+            ok(1900, 0, 3),
         ];
         assert_eq!(
             after_kills(&events),
-            [KillSilence { node: 2, silence_ns: 490 }, KillSilence { node: 3, silence_ns: 380 }]
+            [KillSilence { node: 2, silence_ns: 490 }, KillSilence { node: 3, silence_ns: 1380 }]
         );
     }
 
