@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
@@ -14,6 +14,9 @@ use crate::program;
 
 /// Every call by which a program can ask for durability.
 pub const ALL_SYNCS: &str = "fdatasync,fsync,syncfs,sync_file_range,msync";
+
+/// Time for strace to detach by itself.
+const DETACH_PATIENCE: Duration = Duration::from_secs(2);
 
 /// strace, attached to all threads of a process.
 #[derive(Debug)]
@@ -71,7 +74,14 @@ impl Strace {
         if self.child.try_wait()?.is_none() {
             signal(self.child.id(), Signal::TERM)?;
         }
-        self.child.wait()?;
+        let deadline = Instant::now() + DETACH_PATIENCE;
+        while self.child.try_wait()?.is_none() {
+            if Instant::now() > deadline {
+                // strace may wait for ever for a tracee that was killed. When it dies, the kernel detaches.
+                self.child.kill()?;
+            }
+            std::thread::sleep(POLL);
+        }
         Ok(())
     }
 }
@@ -203,7 +213,6 @@ fn unmount_of_dead_processes() -> Result<()> {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::time::Duration;
 
     use super::*;
 
