@@ -18,7 +18,7 @@ use ledgermq_protocol::message::id::UniqKeyMaker;
 use ledgermq_protocol::remoting::frame::FrameLimits;
 use parking_lot::Mutex;
 use thiserror::Error;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
@@ -61,6 +61,9 @@ const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a stop waits for clients' connections and registrations to end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Connections that may wait to be accepted on each port.
+const BACKLOG: u32 = 4_096;
 
 /// How far the applied index may lie behind the committed one on a node that is ready: a moment's work.
 const READY_LAG_MAX: u64 = 10_000;
@@ -144,10 +147,10 @@ impl BrokerNode {
     pub async fn start(config: BrokerConfig) -> Result<Self, StartError> {
         config.validate()?;
         let lock = lock_data_dir(&config.data_dir)?;
-        let http_listener = bind("http_listen", config.http_listen).await?;
+        let http_listener = bind("http_listen", config.http_listen)?;
         let mut listeners = Vec::new();
         for (n, group) in config.groups.iter().enumerate() {
-            listeners.push(bind(&format!("groups[{n}].listen"), group.listen).await?);
+            listeners.push(bind(&format!("groups[{n}].listen"), group.listen)?);
         }
         let mut identities = Vec::new();
         for (n, group) in config.groups.iter().enumerate() {
@@ -216,7 +219,9 @@ impl BrokerNode {
         drop(self.replicas);
         let node = self.node;
         let stopped = tokio::task::spawn_blocking(move || node.stop()).await;
-        Ok(stopped.expect("stopping a node does not panic")?)
+        stopped.expect("stopping a node does not panic")?;
+        tracing::info!("broker node stopped, everything is durable");
+        Ok(())
     }
 }
 
@@ -420,8 +425,16 @@ async fn join_all(tasks: &mut JoinSet<()>, what: &str) {
     }
 }
 
-async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|error| StartError::Listen { key: key.to_owned(), address, error })
+/// Binds a port for clients. The backlog takes a burst of connections; an address that a former process has just left can be
+/// bound again.
+fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    let listen = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    listen().map_err(|error| StartError::Listen { key: key.to_owned(), address, error })
 }
 
 fn lock_data_dir(dir: &Path) -> Result<File, StartError> {

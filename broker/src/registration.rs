@@ -221,11 +221,13 @@ impl Reporter {
     }
 }
 
-/// What is to be said now. Only a leader that serves is broker 0, and nobody else ever is.
+/// What is to be said now. Only a leader that serves is broker 0, and nobody else ever is. At the birth of a group it first
+/// applies the genesis, to bring the topics of that.
 fn statement(replica: &Replica) -> Statement {
     let role = replica.role();
-    let broker_id = if role.serves() { 0 } else { replica.identity().raft_id as i64 };
-    assert!(role.serves() || broker_id > 0, "members are numbered from 1 up");
+    let leads = role.serves() && replica.tables().genesis().is_some();
+    let broker_id = if leads { 0 } else { replica.identity().raft_id as i64 };
+    assert!(leads || broker_id > 0, "members are numbered from 1 up");
     let version = crate::handler::topic::data_version(replica.tables().topics_version(), role.term);
     Statement { broker_id, term: role.term, version }
 }

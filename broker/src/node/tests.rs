@@ -5,4 +5,5 @@ mod follower;
 mod membership;
 mod offsets;
 mod pulls;
+mod registering;
 mod sends;

@@ -99,8 +99,14 @@ fn create_replica(config: &BrokerConfig) {
 impl Cluster {
     /// Starts `members` nodes and waits for a leader that serves.
     pub(super) async fn start(members: usize) -> Self {
+        Self::start_with(members, |_| {}).await
+    }
+
+    /// As [`Self::start`], with changes to each config.
+    pub(super) async fn start_with(members: usize, change: impl Fn(&mut BrokerConfig)) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let configs = born(dir.path(), members);
+        let mut configs = born(dir.path(), members);
+        configs.iter_mut().for_each(change);
         let mut nodes = Vec::new();
         for config in &configs {
             nodes.push(BrokerNode::start(config.clone()).await.unwrap());

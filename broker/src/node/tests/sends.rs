@@ -206,6 +206,7 @@ async fn topics_are_made_by_request_and_by_sending() {
     assert_eq!(client.ask(request("a b", 6)).await.code, ResponseCode::INVALID_PARAMETER);
     assert_eq!(client.ask(request("Made", 77)).await.code, ResponseCode::INVALID_PARAMETER);
     client.produce("Auto", -1, "x", "").await;
+    cluster.nodes[0].replicas()[0].read_barrier().await.unwrap();
     assert_eq!(tables.topic("Auto").map(|topic| topic.settings().read_queues), Some(4));
     assert!(tables.topic(names::AUTO_CREATE_TOPIC).is_some());
     cluster.stop().await;
