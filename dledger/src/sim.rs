@@ -30,7 +30,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use host::{Death, Host, Operation, Place, Violation};
 pub use plan::Plan;
-pub use report::{Failure, SimConfig, Stats, seeds_from_env};
+pub use report::{Failure, SimConfig, Stats, plant_from_env, seeds_from_env};
 pub use world::World;
 
 /// Runs one seed to its end.

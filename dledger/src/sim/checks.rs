@@ -228,7 +228,12 @@ impl Checks {
         else {
             return fail("ack-in-log", format!("node {leader} acknowledges entry {index}, which its log has not"));
         };
+        let known = self.committed.contains_key(&index);
         self.committed(leader, at)?;
+        if known {
+            // Told again, perhaps under a later membership whose new members are still catching up.
+            return Ok(());
+        }
         let mut holds = |voter: RaftId| {
             let same = self.node(voter).log.get(index as usize - 1).is_some_and(|written| written.at == at);
             same && disks(voter).is_some_and(|disk| self.durable_up_to(voter, index, disk))

@@ -37,6 +37,9 @@ impl<H: Host> World<H> {
         self.faults_on = false;
         self.release_restarts();
         self.network.calm();
+        self.plan.sync = 100..1_000;
+        self.plan.apply = 20..200;
+        self.plan.wake = 0..100;
         let now = self.now;
         for node in &mut self.nodes {
             node.disk.forget_faults();

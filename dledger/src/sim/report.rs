@@ -7,6 +7,7 @@ use std::fmt;
 use std::rc::Rc;
 
 use super::host::Violation;
+use crate::plant::{self, Bug};
 
 /// What is the same for all seeds of a run.
 #[derive(Debug, Clone)]
@@ -36,6 +37,20 @@ pub fn seeds_from_env(default_count: u64) -> std::ops::Range<u64> {
     };
     let first = number("LEDGERMQ_SIM_FIRST_SEED", 1);
     first..first + number("LEDGERMQ_SIM_SEEDS", default_count)
+}
+
+/// Plants the bug that `LEDGERMQ_SIM_PLANT` names, in the whole process.
+///
+/// # Panics
+/// When there is none of that name, or this build has none at all.
+pub fn plant_from_env() -> Option<Bug> {
+    let name = std::env::var("LEDGERMQ_SIM_PLANT").ok().filter(|name| !name.is_empty())?;
+    let names = Bug::ALL.map(Bug::name).join(", ");
+    let bug = Bug::from_name(&name).unwrap_or_else(|| panic!("no planted bug is called {name}; there are {names}"));
+    assert!(plant::AVAILABLE, "this build has no planted bugs: add --features planted-bugs");
+    #[cfg(feature = "planted-bugs")]
+    plant::choose(Some(bug));
+    Some(bug)
 }
 
 /// What happened in a run.
