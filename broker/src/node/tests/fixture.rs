@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpListener as StdListener};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::BytesMut;
 use ledgermq_dledger::log::meta::FORMAT;
@@ -35,10 +36,18 @@ pub(super) struct Cluster {
     _dir: TempDir,
 }
 
-/// Ports that were free a moment ago.
+/// Ports that were free a moment ago, below those that the system gives to clients' sockets: nobody takes them by chance.
 fn free_addresses(count: usize) -> Vec<SocketAddr> {
-    let listeners: Vec<StdListener> = (0..count).map(|_| StdListener::bind("127.0.0.1:0").unwrap()).collect();
-    listeners.iter().map(|listener| listener.local_addr().unwrap()).collect()
+    const FIRST: u32 = 10_000;
+    const SPAN: u32 = 20_000;
+    /// Tests run in processes of their own, too: each starts somewhere else.
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let start = std::process::id().wrapping_mul(97);
+    let candidates = std::iter::from_fn(|| {
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        Some(SocketAddr::from(([127, 0, 0, 1], (FIRST + start.wrapping_add(n) % SPAN) as u16)))
+    });
+    candidates.filter(|address| StdListener::bind(address).is_ok()).take(count).collect()
 }
 
 /// Configs of a cluster that was just born in `dir`.

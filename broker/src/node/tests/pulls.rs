@@ -1,5 +1,6 @@
 //! Pulls as a consumer sees them.
 
+use ledgermq_protocol::remoting::command::RemotingCommand;
 use ledgermq_protocol::remoting::headers::pull::{FLAG_SUBSCRIPTION, FLAG_SUSPEND, PullMessage};
 use ledgermq_protocol::remoting::request_code::RequestCode;
 use ledgermq_protocol::remoting::response_code::ResponseCode;
@@ -19,7 +20,9 @@ async fn the_table_of_results() {
     let found = ResponseCode::SUCCESS;
     let (not_found, retry, moved) =
         (ResponseCode::PULL_NOT_FOUND, ResponseCode::PULL_RETRY_IMMEDIATELY, ResponseCode::PULL_OFFSET_MOVED);
-    let cases: [(i32, i64, &str, i32, i64, &[&str]); 10] = [
+    // Queue, offset, tags; code, next offset and bodies of the answer.
+    type Case<'a> = (i32, i64, &'a str, i32, i64, &'a [&'a str]);
+    let cases: [Case<'_>; 10] = [
         (0, 0, "*", found, 4, &["m0", "m1", "m2", "m3"]),
         (0, 3, "", found, 4, &["m3"]),
         (0, 0, "A", found, 4, &["m0", "m2"]),
@@ -45,20 +48,11 @@ async fn the_table_of_results() {
         assert_eq!(bodies(&answer), expected);
     }
     let few = PullMessage { max_msg_nums: 2, ..pull_header("g", "T", 0, 1, FLAG_SUBSCRIPTION) };
-    let answer = client.ask(RemotingCommandExt::lite(&few)).await;
+    let answer = client.ask(RemotingCommand::request(RequestCode::LITE_PULL_MESSAGE, 0).with_header(&few)).await;
     assert_eq!((bodies(&answer), field(&answer, "nextBeginOffset")), (vec!["m1".to_owned(), "m2".to_owned()], 3));
     let small = PullMessage { max_msg_bytes: Some(1), ..pull_header("g", "T", 0, 0, FLAG_SUBSCRIPTION) };
     assert_eq!(bodies(&client.ask(pull_request(&small)).await), ["m0"], "at least one message");
     cluster.stop().await;
-}
-
-struct RemotingCommandExt;
-
-impl RemotingCommandExt {
-    fn lite(header: &PullMessage) -> ledgermq_protocol::remoting::command::RemotingCommand {
-        ledgermq_protocol::remoting::command::RemotingCommand::request(RequestCode::LITE_PULL_MESSAGE, 0)
-            .with_header(header)
-    }
 }
 
 /// The checks before a queue is looked at, in their order.
