@@ -10,7 +10,7 @@ use ledgermq_dledger::{FRAME_HEADER_LEN, Frame, FrameKind, FramePos, LogPos, Sta
 use ledgermq_protocol::message::record::{self, Message, RecordRef, Records};
 
 use super::{BrokerMachine, MachineConfig};
-use crate::command::{Genesis, Member, system_groups, system_topics};
+use crate::command::{Genesis, GroupSettings, Member, PutSubscriptionGroup, PutTopic, TopicSettings, perm};
 use crate::stamp::{Answer, AutoCreate, BrokerStamper, Item, SendItem};
 use crate::store::{Kv, SimKv};
 use crate::tables::Tables;
@@ -19,6 +19,7 @@ use crate::tables::Tables;
 pub(crate) const PAYLOAD_MAX: usize = 1 << 20;
 
 pub(crate) fn genesis() -> Genesis {
+    let template = TopicSettings { perm: perm::ALL & !perm::PRIORITY, ..TopicSettings::plain(8) };
     Genesis {
         group_id: Bytes::from_static(&[1; 16]),
         cluster: "DefaultCluster".to_owned(),
@@ -31,8 +32,12 @@ pub(crate) fn genesis() -> Genesis {
             raft_address: "127.0.0.1:10912".to_owned(),
             broker_address: "127.0.0.1:10911".to_owned(),
         }],
-        topics: system_topics("DefaultCluster", "broker-a"),
-        groups: system_groups(),
+        topics: vec![PutTopic { topic: "TBW102".to_owned(), settings: template, replace: false }],
+        groups: vec![PutSubscriptionGroup {
+            group: "TOOLS_CONSUMER".to_owned(),
+            settings: GroupSettings::standard(),
+            replace: false,
+        }],
     }
 }
 

@@ -11,7 +11,6 @@
 //! raises the version of that kind, and an older program stops at it with [`ApplyError::UnknownCommand`].
 
 mod settings;
-mod system;
 
 #[cfg(test)]
 mod tests;
@@ -26,7 +25,6 @@ pub use settings::{
     ATTRIBUTE_NAME_LEN_MAX, ATTRIBUTE_VALUE_LEN_MAX, ATTRIBUTES_MAX, GroupSettings, QUEUES_PER_TOPIC_MAX,
     RETRY_POLICY_LEN_MAX, SettingsError, TopicSettings, perm,
 };
-pub use system::{system_groups, system_topics};
 
 /// Most offsets in one [`CommitOffsets`]: bounds the work of one entry. The buffer of one-way commits splits above it.
 pub const OFFSETS_PER_COMMAND_MAX: usize = 4096;

@@ -22,6 +22,12 @@ fn golden_bytes() {
     });
     assert_eq!(commit.encode(), &b"\x06\0\x01\0\x0a\x0d\x0a\x01g\x12\x01T\x18\x07\x20\x03\x28\xac\x02"[..]);
 
+    // docs/formats.md shows the first two.
+    let formats = include_str!("../../../docs/formats.md");
+    let shown = formats.split("```hex commands\n").nth(1).unwrap().split("```").next().unwrap();
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ");
+    assert_eq!(shown.lines().collect::<Vec<_>>(), [hex(&put.encode()), hex(&commit.encode())]);
+
     let delete = Command::DeleteTopic(DeleteTopic { topic: "T".into() });
     assert_eq!(delete.encode(), &b"\x03\0\x01\0\x0a\x01T"[..]);
 }

@@ -253,9 +253,7 @@ fn admit_command(
             projection.put_topic(put.topic.as_str().into(), put.settings.clone(), incarnation_of(index));
         }
         Command::DeleteTopic(delete) => {
-            if !projection.topics.contains_key(delete.topic.as_str()) {
-                return Ok(Verdict::Refuse(Answer::Done { index: tables.applied_index() }));
-            }
+            // Also one that is not there is appended: only the quorum can tell that this leader's view is not an old one.
             projection.drop_topic(&delete.topic);
         }
         Command::PutSubscriptionGroup(put) => {

@@ -104,6 +104,9 @@ impl WriteBatch {
     }
 }
 
+/// Is shown keys and values one by one, and says whether to go on.
+pub type Visitor<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
+
 /// An ordered key-value store.
 ///
 /// After a crash it is as of the end of some batch, at or behind the last [`Kv::flush`]: never half a batch, never a batch
@@ -125,19 +128,14 @@ pub trait Kv: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`KvError`].
-    fn scan(
-        &self,
-        family: Family,
-        from: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), KvError>;
+    fn scan(&self, family: Family, from: &[u8], visit: &mut Visitor<'_>) -> Result<(), KvError>;
 
     /// Takes in keys without values, ascending and distinct, more cheaply than single writes; a key that is there already
     /// stays. Visible and durable when it returns. Not for families that are also written.
     ///
     /// # Errors
     /// [`KvError`]; some or none of the keys may be there then.
-    fn ingest<'a>(&self, family: Family, keys: &mut dyn Iterator<Item = &'a [u8]>) -> Result<(), KvError>;
+    fn ingest(&self, family: Family, keys: &mut dyn Iterator<Item = &[u8]>) -> Result<(), KvError>;
 
     /// Makes every batch written so far durable.
     ///

@@ -12,7 +12,7 @@ mod sim_kv;
 #[cfg(test)]
 mod suite;
 
-pub use kv::{Family, Kv, KvError, WriteBatch};
+pub use kv::{Family, Kv, KvError, Visitor, WriteBatch};
 pub use rocks::{RocksBudget, RocksKv};
 pub use sim_kv::SimKv;
 

@@ -3,7 +3,6 @@
 //! Its write-ahead log is off, since the CommitLog is one; `atomic_flush` keeps all families at the same batch whenever it
 //! flushes, asked or not.
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,7 +11,7 @@ use rocksdb::{
     IngestExternalFileOptions, IteratorMode, Options, SstFileWriter, WriteBufferManager, WriteOptions,
 };
 
-use super::{Family, Kv, KvError, WriteBatch};
+use super::{Family, Kv, KvError, Visitor, WriteBatch};
 
 /// Memory of all stores of one node together: give the same budget to each of them.
 #[derive(Clone)]
@@ -128,12 +127,7 @@ impl Kv for RocksKv {
         self.db.get_cf(self.family(family), key).map_err(|error| self.failed(Some(family), &error))
     }
 
-    fn scan(
-        &self,
-        family: Family,
-        from: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), KvError> {
+    fn scan(&self, family: Family, from: &[u8], visit: &mut Visitor<'_>) -> Result<(), KvError> {
         for row in self.db.iterator_cf(self.family(family), IteratorMode::From(from, Direction::Forward)) {
             let (key, value) = row.map_err(|error| self.failed(Some(family), &error))?;
             if visit(&key, &value).is_break() {
@@ -143,7 +137,7 @@ impl Kv for RocksKv {
         Ok(())
     }
 
-    fn ingest<'a>(&self, family: Family, keys: &mut dyn Iterator<Item = &'a [u8]>) -> Result<(), KvError> {
+    fn ingest(&self, family: Family, keys: &mut dyn Iterator<Item = &[u8]>) -> Result<(), KvError> {
         let Some(first) = keys.next() else { return Ok(()) };
         // Files of a run that a crash interrupted are overwritten: the name comes again.
         let name = format!("ingest-{}.sst", self.run.fetch_add(1, Ordering::Relaxed));

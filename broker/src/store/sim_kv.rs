@@ -1,14 +1,14 @@
 //! The store of the simulator: in memory, with a durable past to fall back to.
 
 use std::collections::BTreeMap;
-use std::ops::{Bound, ControlFlow};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::{Family, Kv, KvError, WriteBatch};
+use super::{Family, Kv, KvError, Visitor, WriteBatch};
 
 /// One batch in this many is followed by a flush that nobody asked for, as RocksDB flushes when its buffer is full.
 const UNASKED_FLUSH_ONE_IN: u32 = 16;
@@ -89,12 +89,7 @@ impl Kv for SimKv {
         Ok(self.shared.lock().live.get(&(family, key.to_vec())).cloned())
     }
 
-    fn scan(
-        &self,
-        family: Family,
-        from: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), KvError> {
+    fn scan(&self, family: Family, from: &[u8], visit: &mut Visitor<'_>) -> Result<(), KvError> {
         let mut next = Bound::Included((family, from.to_vec()));
         // The lock is not held while the visitor runs: it may use the store.
         loop {
@@ -110,7 +105,7 @@ impl Kv for SimKv {
         }
     }
 
-    fn ingest<'a>(&self, family: Family, keys: &mut dyn Iterator<Item = &'a [u8]>) -> Result<(), KvError> {
+    fn ingest(&self, family: Family, keys: &mut dyn Iterator<Item = &[u8]>) -> Result<(), KvError> {
         let mut shared = self.shared.lock();
         for key in keys {
             shared.live.insert((family, key.to_vec()), Vec::new());

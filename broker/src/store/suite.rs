@@ -61,6 +61,8 @@ fn rocksdb_behaves() {
     let kv = RocksKv::open(dir.path(), &RocksBudget::default()).unwrap();
     behaves(&kv);
     drop(kv);
+    let names = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(!names.into_iter().any(|name| name.to_string_lossy().starts_with("ingest")), "runs are moved, not copied");
     let again = RocksKv::open(dir.path(), &RocksBudget::default()).unwrap();
     assert_eq!(all(&again, Family::Topics, b"").len(), 2);
     assert_eq!(all(&again, Family::Index, b"").len(), 3);

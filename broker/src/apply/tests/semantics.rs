@@ -119,7 +119,11 @@ fn a_transition_is_a_command_and_messages() {
 /// Whoever waits for changes hears of them once they can be read, with what a filter needs.
 #[test]
 fn observers_hear_of_what_can_be_read() {
-    struct Spy(Arc<Mutex<Vec<(Vec<(String, u32, u64, u64, Vec<i64>)>, usize, usize)>>>);
+    /// Topic, queue, first and next offset, tag hashes.
+    type Advance = (String, u32, u64, u64, Vec<i64>);
+    /// With the number of topics and groups.
+    type Heard = (Vec<Advance>, usize, usize);
+    struct Spy(Arc<Mutex<Vec<Heard>>>);
     impl ApplyObserver for Spy {
         fn applied(&mut self, round: &Round) {
             let queues = round.queues.iter().map(|advance| {
