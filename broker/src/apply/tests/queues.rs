@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use ledgermq_dledger::StateMachine;
 use ledgermq_dledger::sim::disk::SimFs;
 
 use super::super::consume_queue::QueueError;
@@ -150,4 +151,20 @@ fn keys_are_found_in_memory_and_in_runs() {
         assert_eq!(search(&format!("u{n}"), 0, u64::MAX, 9), positions(1000 + n, 1000 + n));
     }
     assert!(search("k1", 0, u64::MAX, 9).is_empty(), "a key of the other topic");
+}
+
+/// The digest is over what readers see: a queue file that differs by a bit must show, or replicas could differ unnoticed.
+#[test]
+fn the_digest_reads_the_queue_files() {
+    let fs = SimFs::new();
+    let kv: Arc<dyn Kv> = Arc::new(SimKv::new(1));
+    let mut machine = open(&fs, &kv);
+    let mut log = Log::born(&mut machine);
+    log.propose(vec![send("A", 0, &["1", "2"], "", from_template(1))]);
+    log.apply_all(&mut machine);
+    let before = machine.digest().unwrap();
+    fs.flip_bit(Path::new("/data/gen-1/cq/A@3/0"), 25, 0);
+    assert_ne!(machine.digest().unwrap(), before);
+    fs.flip_bit(Path::new("/data/gen-1/cq/A@3/0"), 25, 0);
+    assert_eq!(machine.digest().unwrap(), before);
 }
