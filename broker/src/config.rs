@@ -36,7 +36,7 @@ pub struct BrokerConfig {
     /// Address that the other nodes' Raft traffic comes in on, for all groups. Default `127.0.0.1:10912`.
     #[serde(default = "default_raft_listen")]
     pub raft_listen: SocketAddr,
-    /// Address of `/healthz` and `/readyz`. Default `127.0.0.1:5557`.
+    /// Address of `/healthz`, `/readyz` and `/metrics`. Default `127.0.0.1:5557`.
     #[serde(default = "default_http_listen")]
     pub http_listen: SocketAddr,
     /// Name servers, `host:port` each; every group registers with all of them. Default `["127.0.0.1:9876"]`; at most 8.
@@ -147,6 +147,15 @@ impl GroupConfig {
     }
 }
 
+/// What is wrong with a TOML text and where, without the quotation that follows in the parser's own display: a refusal is
+/// one sentence.
+fn one_line(error: &toml::de::Error) -> String {
+    let text = error.to_string();
+    let place = text.lines().next().unwrap_or_default();
+    let message = error.message().replace('\n', " ");
+    if place == message { message } else { format!("{place}: {message}") }
+}
+
 /// Why a config cannot be used. Each text names the key and says how to mend it.
 #[derive(Debug, Error)]
 pub enum ConfigError {
@@ -159,7 +168,7 @@ pub enum ConfigError {
         error: std::io::Error,
     },
     /// The text is not the TOML that is expected: an unknown key, a wrong type, a missing key.
-    #[error("config {path} is not valid: {error}")]
+    #[error("config {path} is not valid: {}; correct or remove it", one_line(error))]
     Parse {
         /// The file.
         path: PathBuf,

@@ -63,6 +63,15 @@ impl Default for NamesrvConfig {
     }
 }
 
+/// What is wrong with a TOML text and where, without the quotation that follows in the parser's own display: a refusal is
+/// one sentence.
+fn one_line(error: &toml::de::Error) -> String {
+    let text = error.to_string();
+    let place = text.lines().next().unwrap_or_default();
+    let message = error.message().replace('\n', " ");
+    if place == message { message } else { format!("{place}: {message}") }
+}
+
 /// Why a config cannot be used. Each text names the key and says how to mend it.
 #[derive(Debug, Error)]
 pub enum ConfigError {
@@ -75,7 +84,7 @@ pub enum ConfigError {
         error: std::io::Error,
     },
     /// The text is not the TOML that is expected.
-    #[error("config {path} is not valid: {error}")]
+    #[error("config {path} is not valid: {}; correct or remove it", one_line(error))]
     Parse {
         /// The file.
         path: PathBuf,
