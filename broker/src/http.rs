@@ -1,4 +1,4 @@
-//! `/healthz` and `/readyz`: two answers for whoever watches the process, over the smallest HTTP/1.1 that serves them.
+//! `/healthz`, `/readyz` and `/metrics`: three answers for whoever watches the process, over the smallest HTTP/1.1 that serves them.
 //!
 //! Stands beside the Remoting servers and asks the node through [`Readiness`]. It reads one bounded request per connection,
 //! answers and closes; it never takes a request body and never touches messages.
@@ -33,6 +33,9 @@ pub struct ReadyReport {
 pub trait Readiness: Send + Sync + 'static {
     /// The current report.
     fn report(&self) -> impl Future<Output = ReadyReport> + Send;
+
+    /// Figures in the text format of Prometheus.
+    fn metrics(&self) -> String;
 }
 
 /// Serves until the task is aborted.
@@ -82,7 +85,10 @@ async fn exchange<R: Readiness>(mut socket: TcpStream, readiness: &R) -> std::io
             let status = if report.ready { "200 OK" } else { "503 Service Unavailable" };
             respond(&mut socket, status, &report.text).await
         }
-        (Some(b"GET" | b"HEAD"), Some(_)) => respond(&mut socket, "404 Not Found", "know /healthz and /readyz\n").await,
+        (Some(b"GET" | b"HEAD"), Some(b"/metrics")) => respond(&mut socket, "200 OK", &readiness.metrics()).await,
+        (Some(b"GET" | b"HEAD"), Some(_)) => {
+            respond(&mut socket, "404 Not Found", "know /healthz, /readyz and /metrics\n").await
+        }
         (Some(_), Some(_)) => respond(&mut socket, "405 Method Not Allowed", "only GET\n").await,
         _ => respond(&mut socket, "400 Bad Request", "not an HTTP request\n").await,
     }
@@ -107,6 +113,10 @@ mod tests {
         async fn report(&self) -> ReadyReport {
             ReadyReport { ready: self.0, text: "broker-a: leader 1\n".to_owned() }
         }
+
+        fn metrics(&self) -> String {
+            "ledgermq_leads 1\n".to_owned()
+        }
     }
 
     async fn ask(ready: bool, request: &[u8]) -> String {
@@ -128,6 +138,7 @@ mod tests {
         assert!(ask(false, b"GET /healthz HTTP/1.1\r\n\r\n").await.starts_with("HTTP/1.1 200"));
         assert!(ask(true, b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n").await.contains("broker-a: leader 1"));
         assert!(ask(false, b"GET /readyz HTTP/1.1\r\n\r\n").await.starts_with("HTTP/1.1 503"));
+        assert!(ask(true, b"GET /metrics HTTP/1.1\r\n\r\n").await.contains("ledgermq_leads 1"));
         assert!(ask(true, b"GET /etc/passwd HTTP/1.1\r\n\r\n").await.starts_with("HTTP/1.1 404"));
         assert!(ask(true, b"POST /healthz HTTP/1.1\r\n\r\n").await.starts_with("HTTP/1.1 405"));
         assert!(ask(true, b"\x00\x00\r\n\r\n").await.starts_with("HTTP/1.1 400"));

@@ -385,11 +385,20 @@ fn server_settings(limits: &Limits) -> ServerSettings {
 
 async fn run_timers(replica: Arc<Replica>) {
     let mut expiry = Instant::now();
+    let mut served = false;
     let mut ticks = tokio::time::interval(TIMER_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         replica.flush_due_offsets();
+        let serves = replica.serves();
+        if serves && !served {
+            // Their heartbeats came while nobody, or another one, led.
+            for group in replica.consumers.names() {
+                replica.ensure_group(&group);
+            }
+        }
+        served = serves;
         let now = Instant::now();
         for pull in replica.pulls.expire(now) {
             rerun(&replica, pull);
@@ -499,6 +508,39 @@ impl Readiness for Health {
         }
         ReadyReport { ready, text }
     }
+
+    fn metrics(&self) -> String {
+        metrics(&self.replicas)
+    }
+}
+
+/// Figures of each group in the text format of Prometheus.
+fn metrics(replicas: &[Arc<Replica>]) -> String {
+    let gauges: [(&str, &str, fn(&Replica) -> u64); 8] = [
+        ("ledgermq_leads", "1 when this replica leads and serves, else 0", |replica| u64::from(replica.serves())),
+        ("ledgermq_term", "Raft term", |replica| replica.role().term),
+        ("ledgermq_commit_index", "committed Raft index", |replica| replica.handle.commit_index()),
+        ("ledgermq_applied_index", "applied Raft index", |replica| replica.tables().applied_index()),
+        ("ledgermq_log_end_bytes", "position behind the last applied frame", |replica| {
+            replica.tables().applied().end().0
+        }),
+        ("ledgermq_parked_pulls", "pulls that wait for a message", |replica| replica.pulls.len() as u64),
+        ("ledgermq_buffered_offsets", "one-way offset commits that are not proposed yet", |replica| {
+            replica.offsets.lock().len() as u64
+        }),
+        ("ledgermq_live_consumer_groups", "consumer groups with a member", |replica| {
+            replica.consumers.group_count() as u64
+        }),
+    ];
+    let mut text = String::new();
+    for (name, help, value) in gauges {
+        text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} gauge\n"));
+        for replica in replicas {
+            let broker_name = &replica.identity().broker_name;
+            text.push_str(&format!("{name}{{broker_name=\"{broker_name}\"}} {}\n", value(replica)));
+        }
+    }
+    text
 }
 
 #[cfg(test)]

@@ -225,6 +225,11 @@ impl ConsumerGroups {
         self.inner.lock().groups.get(group).map(|group| group.consumption)
     }
 
+    /// Names of the live groups.
+    pub fn names(&self) -> Vec<String> {
+        self.inner.lock().groups.keys().cloned().collect()
+    }
+
     /// Number of live groups.
     pub fn group_count(&self) -> usize {
         self.inner.lock().groups.len()

@@ -75,6 +75,13 @@ fn stored_or_start(replica: &Replica, query: &QueryConsumerOffset, topic: Option
 
 /// Takes a commit. One that wants no answer is kept for a moment, any other is answered once it is in the log.
 pub fn update(replica: &Arc<Replica>, request: &RemotingCommand, responder: Responder) {
+    let role = replica.role();
+    if !role.serves() {
+        // What this replica knows of topics may be old: the leader is to judge.
+        let answer = responder.command(ResponseCode::SUCCESS);
+        let answer = replica.identity().not_leader(answer, role.leader, role.term);
+        return responder.send(answer);
+    }
     let (update, topic) = match checked(replica, request) {
         Ok(checked) => checked,
         Err(refusal) => return responder.refuse(refusal.code, refusal.remark),
@@ -108,11 +115,6 @@ pub fn update(replica: &Arc<Replica>, request: &RemotingCommand, responder: Resp
 
 fn checked(replica: &Replica, request: &RemotingCommand) -> Result<(UpdateConsumerOffset, Arc<Topic>), Refusal> {
     let update: UpdateConsumerOffset = header(request)?;
-    if !replica.serves() {
-        // Whatever this replica knows of topics may be old: the proposal finds out who leads, and names it.
-        let topic = replica.tables().topic(&update.topic);
-        return topic.map(|topic| (update, topic)).ok_or_else(|| not_serving(replica));
-    }
     let Some(topic) = replica.tables().topic(&update.topic) else {
         let remark = format!("topic {} does not exist", update.topic);
         return Err(Refusal::new(ResponseCode::TOPIC_NOT_EXIST, remark));
@@ -122,9 +124,4 @@ fn checked(replica: &Replica, request: &RemotingCommand) -> Result<(UpdateConsum
         return Err(Refusal::new(ResponseCode::INVALID_PARAMETER, remark));
     }
     Ok((update, topic))
-}
-
-fn not_serving(replica: &Replica) -> Refusal {
-    let remark = format!("this member of {} does not lead", replica.identity().broker_name);
-    Refusal::new(ResponseCode::SERVICE_NOT_AVAILABLE, remark)
 }

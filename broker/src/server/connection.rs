@@ -86,6 +86,7 @@ pub async fn run<S: Service>(
     // Small answers must not wait for the client's acknowledgements. A socket that cannot be told so still works.
     let _ = socket.set_nodelay(true);
     let (read, write) = socket.into_split();
+    let _ending = Ending { connection: &connection, service: &*service };
     let writer = tokio::spawn(write_answers(write, Arc::clone(&connection), settings.started));
     let mut reader = Reader {
         socket: read,
@@ -122,6 +123,19 @@ pub async fn run<S: Service>(
     // The writer ends by itself once the connection is closed; what it had taken may still go out.
     let _ = writer.await;
     reason
+}
+
+/// Ends a connection whose reader is gone for whatever reason, a handler that panicked included: the writer would wait for ever.
+struct Ending<'a, S: Service> {
+    connection: &'a Arc<Connection>,
+    service: &'a S,
+}
+
+impl<S: Service> Drop for Ending<'_, S> {
+    fn drop(&mut self) {
+        self.connection.close(CloseReason::Peer);
+        self.service.closed(self.connection);
+    }
 }
 
 struct Reader {

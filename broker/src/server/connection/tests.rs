@@ -20,6 +20,8 @@ const HOLD: i32 = 2;
 const RELEASE: i32 = 3;
 /// Answers with 256 KiB in pieces.
 const PIECES: i32 = 4;
+/// Panics.
+const PANIC: i32 = 5;
 
 const PIECE: &[u8] = &[7; 64 * 1024];
 
@@ -41,6 +43,7 @@ impl Service for Fake {
                 let answer = responder.command(0);
                 responder.send(answer);
             }
+            PANIC => panic!("a handler with a bug"),
             PIECES => {
                 let answer = responder.command(0);
                 responder.send_slices(answer, vec![Bytes::from_static(PIECE); 4]);
@@ -53,7 +56,10 @@ impl Service for Fake {
     }
 
     fn closed(&self, connection: &Arc<Connection>) {
-        self.closed.lock().push(connection.id());
+        let mut closed = self.closed.lock();
+        if !closed.contains(&connection.id()) {
+            closed.push(connection.id());
+        }
     }
 }
 
@@ -326,6 +332,24 @@ async fn connections_are_counted() {
         if next.socket.write_all(&frame).await.is_ok() && next.answer().await.is_some() {
             break;
         }
+    }
+}
+
+/// A bug in a handler must cost its own connection, which must not stay half alive, and nothing else.
+#[tokio::test]
+async fn a_panicking_handler_ends_its_connection_only() {
+    let server = start(|_, _| {}).await;
+    let mut good = Client::connect(&server).await;
+    assert!(good.ask(ECHO, 1, b"").await.is_some());
+    let mut bad = Client::connect(&server).await;
+    assert!(bad.ask(ECHO, 1, b"").await.is_some());
+    bad.send(&RemotingCommand::request(PANIC, 2)).await;
+    assert!(bad.is_closed().await);
+    assert!(good.ask(ECHO, 2, b"").await.is_some());
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while server.service.closed.lock().is_empty() {
+        assert!(Instant::now() < deadline, "the ended connection is not forgotten");
+        tokio::task::yield_now().await;
     }
 }
 
