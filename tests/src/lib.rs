@@ -5,6 +5,7 @@
 //! cluster (ledgermq dev) <-- load, java (clients) --> history files --> checker
 //!        ^-- fault (kill, strace, power cut)
 //! ```
+//! Apart from these, [`sim`] puts the broker's state machine into dledger's simulator.
 #![forbid(unsafe_code)]
 
 pub mod alone;
@@ -17,4 +18,5 @@ pub mod load;
 pub mod payload;
 pub mod program;
 pub mod replicas;
+pub mod sim;
 pub mod wire;

@@ -1,0 +1,132 @@
+//! What simulated clients ask of a broker.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use ledgermq_broker::command::{
+    Command, CommitOffsets, DeleteTopic, Genesis, GroupSettings, Member, OffsetCommit, PutSubscriptionGroup, PutTopic,
+    TopicSettings, perm,
+};
+use ledgermq_broker::stamp::{AutoCreate, Item, SendItem};
+use ledgermq_protocol::message::record::{self, Message};
+use rand::Rng;
+use rand::rngs::SmallRng;
+
+/// Topics that clients use.
+pub(super) const TOPICS: [&str; 3] = ["orders", "payments", "%RETRY%billing"];
+/// Subscription groups, there from the start.
+pub(super) const GROUPS: [&str; 2] = ["billing", "audit"];
+/// Template of topics that are made by their first message.
+const TEMPLATE: &str = "TBW102";
+
+/// An operation that a scenario asks for by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wish {
+    /// Sends so many messages as one batch, to a queue or, below 0, any.
+    Send {
+        /// The topic.
+        topic: &'static str,
+        /// The queue.
+        queue: i32,
+        /// Number of messages.
+        count: usize,
+    },
+    /// Deletes a topic.
+    Delete(&'static str),
+    /// Commits the next offset of the first queue.
+    Commit(&'static str),
+    /// Asks for a read barrier.
+    Read,
+}
+
+/// What every group is born with here.
+pub(super) fn genesis() -> Genesis {
+    let template = TopicSettings { perm: perm::ALL & !perm::PRIORITY, ..TopicSettings::plain(4) };
+    Genesis {
+        group_id: Bytes::from_static(&[1; 16]),
+        cluster: "DefaultCluster".to_owned(),
+        broker_name: "broker-a".to_owned(),
+        segment_size: 64 << 10,
+        log_format: 1,
+        members: vec![Member {
+            raft_id: 1,
+            replica_id: Bytes::from_static(&[2; 16]),
+            raft_address: "127.0.0.1:10912".to_owned(),
+            broker_address: "127.0.0.1:10911".to_owned(),
+        }],
+        topics: vec![PutTopic { topic: TEMPLATE.to_owned(), settings: template, replace: false }],
+        groups: GROUPS
+            .iter()
+            .map(|group| PutSubscriptionGroup {
+                group: (*group).to_owned(),
+                settings: GroupSettings::standard(),
+                replace: false,
+            })
+            .collect(),
+    }
+}
+
+/// A send of messages with these ids, each with so many bytes of filler.
+pub(super) fn send(topic: &str, queue: i32, ids: &[(u64, usize)], create: AutoCreate) -> SendItem {
+    let mut records = BytesMut::new();
+    for (id, filler) in ids {
+        let body = body(*id, *filler);
+        let properties = format!("KEYS\u{1}key{id}\u{2}TAGS\u{1}t{}\u{2}UNIQ_KEY\u{1}u{id}\u{2}", id % 3);
+        let message = Message {
+            topic,
+            queue_id: queue.max(0),
+            flag: 0,
+            sys_flag: 0,
+            born_timestamp_ms: 5,
+            born_host: "127.0.0.1:1".parse().expect("an address"),
+            store_host: "127.0.0.1:2".parse().expect("an address"),
+            reconsume_times: 0,
+            prepared_transaction_offset: 0,
+            body: &body,
+            properties: &properties,
+        };
+        record::encode(&message, &mut records).expect("small enough");
+    }
+    SendItem::new(Arc::from(topic), queue, records, create)
+}
+
+/// The body that tells the id.
+fn body(id: u64, filler: usize) -> Vec<u8> {
+    let mut body = id.to_be_bytes().to_vec();
+    body.resize(8 + filler, id as u8);
+    body
+}
+
+/// The id of a message, when its body is whole.
+pub(super) fn id_of(body: &[u8]) -> Option<u64> {
+    let id = u64::from_be_bytes(*body.first_chunk()?);
+    body[8..].iter().all(|byte| *byte == id as u8).then_some(id)
+}
+
+/// How an unknown topic is to be made.
+pub(super) fn creation(topic: &str, rng: &mut SmallRng) -> AutoCreate {
+    if topic.starts_with("%RETRY%") {
+        return AutoCreate::Plain { queues: 1 };
+    }
+    match rng.random_range(0..8) {
+        0 => AutoCreate::No,
+        _ => AutoCreate::From { template: TEMPLATE.into(), queues: rng.random_range(1..=4) },
+    }
+}
+
+/// A commit of one offset.
+pub(super) fn commit(group: &str, topic: &str, incarnation: u64, queue: u32, offset: u64) -> Item {
+    let commit = OffsetCommit { group: group.to_owned(), topic: topic.to_owned(), incarnation, queue, offset };
+    Item::Command(Command::CommitOffsets(CommitOffsets { offsets: vec![commit] }))
+}
+
+/// A deletion.
+pub(super) fn delete(topic: &str) -> Item {
+    Item::Command(Command::DeleteTopic(DeleteTopic { topic: topic.to_owned() }))
+}
+
+/// A creation, or a change of the number of queues.
+pub(super) fn put_topic(topic: &str, queues: u32, replace: bool) -> Item {
+    let settings = TopicSettings::plain(queues);
+    Item::Command(Command::PutTopic(PutTopic { topic: topic.to_owned(), settings, replace }))
+}

@@ -1,0 +1,132 @@
+//! What the log says, read by other code than the broker's apply: topics and their incarnations, every queue, every
+//! consumer offset. A state machine that shows a client anything else is wrong.
+
+use std::collections::BTreeMap;
+
+use ledgermq_broker::command::{Command, OffsetCommit, TopicSettings};
+use ledgermq_dledger::log::LogView;
+use ledgermq_dledger::{Frame, FrameKind};
+use ledgermq_protocol::message::record::{RecordRef, Records};
+
+use super::operations::id_of;
+
+/// A message of a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stored {
+    pub(super) id: u64,
+    pub(super) physical_offset: u64,
+    pub(super) size: u32,
+    pub(super) store_ms: i64,
+}
+
+/// A topic that lives at the end of the log.
+#[derive(Debug, Clone, Default)]
+pub(super) struct OracleTopic {
+    pub(super) incarnation: u64,
+    queues: u32,
+    pub(super) messages: BTreeMap<u32, Vec<Stored>>,
+    /// By group and queue.
+    pub(super) offsets: BTreeMap<(String, u32), u64>,
+}
+
+/// Where a message lies: topic, incarnation, queue and queue offset.
+pub(super) type Place = (String, u64, u32, u64);
+
+/// Everything that the log says.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Oracle {
+    pub(super) topics: BTreeMap<String, OracleTopic>,
+    /// Every message by its position.
+    pub(super) by_position: BTreeMap<u64, (u64, Place)>,
+    pub(super) deletions: u64,
+    last_store_ms: i64,
+}
+
+impl Oracle {
+    /// Reads a log from its start to its end.
+    pub(super) fn read(view: &LogView) -> Result<Oracle, String> {
+        let mut oracle = Oracle::default();
+        for frame in view.iter(1) {
+            let frame = frame.map_err(|error| error.to_string())?;
+            oracle.take(&frame).map_err(|reason| format!("entry {}: {reason}", frame.at.index))?;
+        }
+        Ok(oracle)
+    }
+
+    fn take(&mut self, frame: &Frame) -> Result<(), String> {
+        match frame.kind {
+            FrameKind::Command => {
+                let command = Command::decode(frame.at.index, frame.payload.clone());
+                self.command(frame.at.index, command.map_err(|error| error.to_string())?);
+                Ok(())
+            }
+            FrameKind::Messages => {
+                let mut at = frame.payload_pos().0;
+                for record in Records::new(&frame.payload) {
+                    let record = record.map_err(|error| error.to_string())?;
+                    self.message(&record, at)?;
+                    at += record.len() as u64;
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn command(&mut self, index: u64, command: Command) {
+        match command {
+            Command::Genesis(genesis) => {
+                for put in genesis.topics {
+                    self.put(index, put.topic, &put.settings, put.replace);
+                }
+            }
+            Command::PutTopic(put) => self.put(index, put.topic, &put.settings, put.replace),
+            Command::DeleteTopic(delete) => {
+                self.deletions += u64::from(self.topics.remove(&delete.topic).is_some());
+            }
+            Command::CommitOffsets(commit) => {
+                for OffsetCommit { group, topic, incarnation, queue, offset } in commit.offsets {
+                    let topic = self.topics.get_mut(&topic).filter(|topic| topic.incarnation == incarnation);
+                    if let Some(topic) = topic {
+                        topic.offsets.insert((group, queue), offset);
+                    }
+                }
+            }
+            Command::PutSubscriptionGroup(_) | Command::DeleteSubscriptionGroup(_) => {}
+        }
+    }
+
+    fn put(&mut self, index: u64, name: String, settings: &TopicSettings, replace: bool) {
+        let topic = self.topics.entry(name).or_insert(OracleTopic { incarnation: index, ..OracleTopic::default() });
+        if topic.incarnation == index || replace {
+            topic.queues = topic.queues.max(settings.queues());
+        }
+    }
+
+    fn message(&mut self, record: &RecordRef<'_>, at: u64) -> Result<(), String> {
+        let (queue, offset) = (record.queue_id() as u32, record.queue_offset() as u64);
+        let id = id_of(record.body()).ok_or("a body is damaged")?;
+        if record.physical_offset() as u64 != at || !record.body_is_intact() {
+            return Err(format!("message {id} at {at} is stamped for {}", record.physical_offset()));
+        }
+        if record.store_timestamp_ms() < self.last_store_ms {
+            return Err(format!("message {id} was stored before the one in front of it"));
+        }
+        self.last_store_ms = record.store_timestamp_ms();
+        let topic = self.topics.get_mut(record.topic());
+        let topic = topic.ok_or_else(|| format!("message {id} for topic {}, which is not there", record.topic()))?;
+        if queue >= topic.queues {
+            return Err(format!("message {id} for queue {queue} of {}, of {}", topic.queues, record.topic()));
+        }
+        let messages = topic.messages.entry(queue).or_default();
+        if offset != messages.len() as u64 {
+            let detail = format!("message {id} has offset {offset} of {}/{queue}", record.topic());
+            return Err(format!("{detail}, {} would be next", messages.len()));
+        }
+        let stored = Stored { id, physical_offset: at, size: record.len() as u32, store_ms: self.last_store_ms };
+        messages.push(stored);
+        let place = (record.topic().to_owned(), topic.incarnation, queue, offset);
+        self.by_position.insert(at, (id, place));
+        Ok(())
+    }
+}
