@@ -289,7 +289,7 @@ fn a_group_of_one_restarts_from_its_log() {
 /// A read barrier is reached on the leader and refused elsewhere.
 #[test]
 fn only_the_leader_gives_read_barriers() {
-    let cluster = Cluster::new(3);
+    let mut cluster = Cluster::new(3);
     cluster.send_all((0..10).map(payload));
     let leader = cluster.leader();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -297,4 +297,6 @@ fn only_the_leader_gives_read_barriers() {
         let barrier = runtime.block_on(cluster.handle(n).read_barrier());
         assert_eq!(barrier.is_ok(), n == leader, "node {n}: {barrier:?}");
     }
+    // Before their folders go: a node whose disk fails ends the process.
+    (0..3).for_each(|n| cluster.stop(n));
 }
