@@ -410,7 +410,10 @@ fn check_deliveries(history: &History, expect: &Expect, positions: &Positions<'_
         .collect();
     let mut delivered: HashMap<&str, HashSet<(Place<'_>, u64)>> = HashMap::new();
     let mut highest: HashMap<(&str, Place<'_>), u64> = HashMap::new();
-    for event in &history.events {
+    // By time: of two deliveries the later one is the redelivery, in whichever file it stands.
+    let mut deliveries: Vec<&Event> = history.events.iter().filter(|e| matches!(e, Event::Deliver { .. })).collect();
+    deliveries.sort_by_key(|e| if let Event::Deliver { t, .. } = e { *t } else { 0 });
+    for event in deliveries {
         let Event::Deliver { t, process, group, topic, queue, offset, id, ordered, .. } = event else { continue };
         let place: Place<'_> = (topic, *queue);
         let at = || format!("{id} at {topic} queue {queue} offset {offset} to {process}");

@@ -400,7 +400,10 @@ fn refusal(command: &mut Command) -> Result<String> {
     ensure!(output.status.code() != Some(101), "it panicked: {}", program::words(&output));
     let words = program::words(&output);
     // Logs may come before; the reason is one sentence, on the last line.
-    Ok(words.lines().last().unwrap_or_default().to_owned())
+    let last = words.lines().last().unwrap_or_default();
+    last.strip_prefix("error: ")
+        .map(str::to_owned)
+        .with_context(|| format!("no sentence that begins with error: {words}"))
 }
 
 /// Would break: somebody's first evening. What cannot start says in one sentence why, and how to mend it.

@@ -424,6 +424,21 @@ fn a_second_delivery_needs_a_fault() {
 }
 
 #[test]
+fn the_later_of_two_deliveries_is_the_second_in_whichever_file_it_stands() {
+    let mut book = good();
+    let early = book.t;
+    book.deliver("d", 0, 1, "b");
+    let fault = book.t;
+    book.put(|_| Event::Fault { t: fault, until: fault, what: "kill".into() });
+    flags(&book, &[]);
+    // The file of the consumer that was handed it again is read first.
+    let again = book.history.events.remove(book.history.events.len() - 2);
+    book.history.events.insert(0, again);
+    flags(&book, &[]);
+    assert!(early < fault);
+}
+
+#[test]
 fn a_number_that_falls_went_back() {
     let mut book = good();
     book.observe("maximum offset", 4);
