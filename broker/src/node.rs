@@ -3,17 +3,22 @@
 //! [`BrokerNode::start`] puts them together in an order in which what can be refused is refused first (ports, the data folder,
 //! identities), and [`BrokerNode::stop`] takes them apart so that everything acknowledged is durable and the peers know at once.
 
+mod health;
+mod layer;
+mod timers;
+
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashSet;
 use std::fs::{File, TryLockError};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex as StdMutex, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ledgermq_dledger::fs::{Fs, OsFs};
-use ledgermq_dledger::group::GroupTuning;
-use ledgermq_dledger::log::{LogView, Meta};
-use ledgermq_dledger::{GroupHandle, GroupId, GroupSetup, MemberAddress, Node, NodeConfig, NodeError, RaftId, Role};
+use ledgermq_dledger::fs::OsFs;
+use ledgermq_dledger::{GroupHandle, Node, NodeConfig, NodeError, RaftId, Role};
 use ledgermq_protocol::message::id::UniqKeyMaker;
 use ledgermq_protocol::remoting::frame::FrameLimits;
 use parking_lot::Mutex;
@@ -22,16 +27,17 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
-use crate::apply::{BrokerMachine, ConsumeQueues, MachineConfig};
-use crate::command::{Genesis, PutSubscriptionGroup, PutTopic, TopicSettings, perm};
-use crate::command::{GroupSettings, Member};
+use self::health::Health;
+use self::layer::{Opened, set_up};
+use self::timers::run_timers;
+use crate::apply::BrokerMachine;
 use crate::config::{BrokerConfig, ConfigError, GroupConfig, Limits};
 use crate::consumer::group::ConsumerGroups;
 use crate::consumer::long_poll::ParkedPulls;
-use crate::consumer::wake::{Waker, Woken, rerun, run_woken};
+use crate::consumer::wake::run_woken;
 use crate::handler::pull::ParkedPull;
 use crate::handler::send::Sending;
-use crate::http::{self, Readiness, ReadyReport};
+use crate::http;
 use crate::identity::Identity;
 use crate::registration;
 use crate::replica::Replica;
@@ -39,22 +45,12 @@ use crate::server::accept::{ServerSettings, serve};
 use crate::server::admission::Budget;
 use crate::server::connection::ConnectionSettings;
 use crate::server::dispatch::Dispatch;
-use crate::server::ticket::{Answers, Ticket};
+use crate::server::ticket::Ticket;
 use crate::stamp::BrokerStamper;
-use crate::store::{RocksBudget, RocksKv};
-use crate::tables::Tables;
+use crate::store::RocksBudget;
 
 /// Name of the file whose lock says that a data folder is in use.
 const LOCK_FILE: &str = "LOCK";
-
-/// Queues of the template for automatically created topics: RocketMQ's own number.
-const AUTO_CREATE_QUEUES: u32 = 8;
-
-/// How often buffered offsets and parked pulls are looked at: a fourth of the time that an offset may wait.
-const TIMER_INTERVAL: Duration = Duration::from_millis(50);
-
-/// How often silent members of consumer groups are looked for.
-const EXPIRY_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How long a stopping leader waits for another one to take over.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -64,9 +60,6 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Connections that may wait to be accepted on each port.
 const BACKLOG: u32 = 4_096;
-
-/// How far the applied index may lie behind the committed one on a node that is ready: a moment's work.
-const READY_LAG_MAX: u64 = 10_000;
 
 /// Why a node does not start or stop.
 #[derive(Debug, Error)]
@@ -225,122 +218,6 @@ impl BrokerNode {
     }
 }
 
-/// What the layer above of a group hands out while it is opened.
-#[derive(Clone)]
-struct Opened {
-    tables: Arc<Tables>,
-    queues: ConsumeQueues,
-}
-
-/// What is made for a group before its log is opened.
-struct Parts {
-    pulls: Arc<ParkedPulls<ParkedPull>>,
-    woken: Woken,
-    opened: Arc<OnceLock<Opened>>,
-}
-
-type Setup = GroupSetup<BrokerStamper<Ticket>, BrokerMachine>;
-
-fn set_up(config: &BrokerConfig, group: &GroupConfig, budget: &RocksBudget) -> (Setup, Parts) {
-    let pulls = Arc::new(ParkedPulls::new(config.limits.parked_pulls_max));
-    let (waker, woken) = Waker::new(Arc::clone(&pulls));
-    let opened = Arc::new(OnceLock::new());
-    let dir = config.data_dir.join(&group.name);
-    let layer = Layer {
-        dir: dir.clone(),
-        config: config.clone(),
-        group: group.clone(),
-        budget: budget.clone(),
-        // The observer is moved into the machine when the layer is opened.
-        waker: StdMutex::new(Some(waker)),
-        opened: Arc::clone(&opened),
-    };
-    let address =
-        |member: &crate::config::MemberConfig| MemberAddress { raft_id: member.raft_id, address: member.raft.clone() };
-    let setup = GroupSetup {
-        group: GroupId(group.id),
-        dir,
-        members: group.members.iter().map(address).collect(),
-        tuning: GroupTuning::default(),
-        completions: Box::new(Answers::default()),
-        layer: Box::new(move |meta, view| layer.open(meta, view)),
-    };
-    (setup, Parts { pulls, woken, opened })
-}
-
-struct Layer {
-    dir: PathBuf,
-    config: BrokerConfig,
-    group: GroupConfig,
-    budget: RocksBudget,
-    waker: StdMutex<Option<Waker>>,
-    opened: Arc<OnceLock<Opened>>,
-}
-
-impl Layer {
-    fn open(self, meta: &Meta, _view: &LogView) -> Result<(BrokerStamper<Ticket>, BrokerMachine), String> {
-        let found = meta.identity.raft_id;
-        if found != self.group.raft_id {
-            let (path, group, wanted) = (self.dir, self.group.name, self.group.raft_id);
-            return Err(StartError::Foreign { path, group, found, wanted }.to_string());
-        }
-        let generation = self.dir.join(format!("gen-{}", meta.generation));
-        let fs: Arc<dyn Fs> = Arc::new(OsFs);
-        let failed = |error: std::io::Error| format!("cannot create {}: {error}", generation.display());
-        fs.create_dir_all(&generation).map_err(failed)?;
-        fs.sync_dir(&self.dir).map_err(failed)?;
-        let kv = RocksKv::open(&generation.join("kv"), &self.budget).map_err(|error| error.to_string())?;
-        let machine_config = MachineConfig::new(generation.join("cq"));
-        let mut machine = BrokerMachine::open(fs, Arc::new(kv), &machine_config).map_err(|error| error.to_string())?;
-        if let Some(waker) = self.waker.lock().map_err(|error| error.to_string())?.take() {
-            machine.observe(Box::new(waker));
-        }
-        let genesis = genesis(&self.config, &self.group, meta);
-        let payload_max = meta.constants.layout().max_payload_len();
-        let stamper = BrokerStamper::new(machine.tables(), genesis, payload_max);
-        let opened = Opened { tables: machine.tables(), queues: machine.queues() };
-        assert!(self.opened.set(opened).is_ok(), "a layer is opened once");
-        Ok((stamper, machine))
-    }
-}
-
-/// What a group is born with: its constants, the template of automatically created topics, and the group of RocketMQ's tools.
-/// A second topic is there because an official name server refuses a first registration with exactly one.
-fn genesis(config: &BrokerConfig, group: &GroupConfig, meta: &Meta) -> Genesis {
-    let topic = |name: &str, queues, perm| PutTopic {
-        topic: name.to_owned(),
-        settings: TopicSettings { perm, ..TopicSettings::plain(queues) },
-        replace: false,
-    };
-    let member = |member: &crate::config::MemberConfig| Member {
-        raft_id: member.raft_id,
-        replica_id: member.replica.as_bytes().to_vec().into(),
-        raft_address: member.raft.clone(),
-        broker_address: member.broker.clone(),
-    };
-    Genesis {
-        group_id: group.id.as_bytes().to_vec().into(),
-        cluster: config.cluster.clone(),
-        broker_name: group.name.clone(),
-        segment_size: meta.constants.segment_size,
-        log_format: meta.constants.format,
-        members: group.members.iter().map(member).collect(),
-        topics: vec![
-            topic(
-                ledgermq_protocol::names::AUTO_CREATE_TOPIC,
-                AUTO_CREATE_QUEUES,
-                perm::READ | perm::WRITE | perm::INHERIT,
-            ),
-            topic("SELF_TEST_TOPIC", 1, perm::READ | perm::WRITE),
-        ],
-        groups: vec![PutSubscriptionGroup {
-            group: ledgermq_protocol::names::TOOLS_CONSUMER_GROUP.to_owned(),
-            settings: GroupSettings::standard(),
-            replace: false,
-        }],
-    }
-}
-
 fn make_replica(
     config: &BrokerConfig,
     group: &GroupConfig,
@@ -380,33 +257,6 @@ fn server_settings(limits: &Limits) -> ServerSettings {
             started: tokio::time::Instant::now(),
         },
         slots: Arc::new(Semaphore::new(limits.connections_max)),
-    }
-}
-
-async fn run_timers(replica: Arc<Replica>) {
-    let mut expiry = Instant::now();
-    let mut served = false;
-    let mut ticks = tokio::time::interval(TIMER_INTERVAL);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        replica.flush_due_offsets();
-        let serves = replica.serves();
-        if serves && !served {
-            // Their heartbeats came while nobody, or another one, led.
-            for group in replica.consumers.names() {
-                replica.ensure_group(&group);
-            }
-        }
-        served = serves;
-        let now = Instant::now();
-        for pull in replica.pulls.expire(now) {
-            rerun(&replica, pull);
-        }
-        if now.duration_since(expiry) >= EXPIRY_INTERVAL {
-            expiry = now;
-            replica.consumers.expire(now);
-        }
     }
 }
 
@@ -477,71 +327,3 @@ async fn resolve(key: &str, address: &str) -> Result<SocketAddr, StartError> {
     let v4 = found.iter().find(|address| matches!(address.ip(), IpAddr::V4(_)));
     v4.or(found.first()).copied().ok_or_else(|| failed("no address".to_owned()))
 }
-
-/// What the health page tells.
-struct Health {
-    replicas: Vec<Arc<Replica>>,
-}
-
-impl Readiness for Health {
-    async fn report(&self) -> ReadyReport {
-        let mut ready = true;
-        let mut text = String::new();
-        for replica in &self.replicas {
-            let role = replica.role();
-            let lag = replica.handle.commit_index().saturating_sub(replica.tables().applied_index());
-            let serves = match role.role {
-                Role::Leader { ready } => ready,
-                Role::Follower => role.leader.is_some(),
-                Role::Candidate => false,
-            };
-            // Before the genesis is applied a replica knows no topic at all.
-            let applied = lag <= READY_LAG_MAX && replica.tables().genesis().is_some();
-            ready &= serves && applied;
-            let leader = role.leader.map_or("none".to_owned(), |leader| leader.to_string());
-            let name = &replica.identity().broker_name;
-            let role_name = crate::handler::raft_status::role_name(role.role);
-            text.push_str(&format!(
-                "{name}: {role_name}, leader {leader}, term {}, {lag} entries to apply\n",
-                role.term
-            ));
-        }
-        ReadyReport { ready, text }
-    }
-
-    fn metrics(&self) -> String {
-        metrics(&self.replicas)
-    }
-}
-
-/// Figures of each group in the text format of Prometheus.
-fn metrics(replicas: &[Arc<Replica>]) -> String {
-    let gauges: [(&str, &str, fn(&Replica) -> u64); 8] = [
-        ("ledgermq_leads", "1 when this replica leads and serves, else 0", |replica| u64::from(replica.serves())),
-        ("ledgermq_term", "Raft term", |replica| replica.role().term),
-        ("ledgermq_commit_index", "committed Raft index", |replica| replica.handle.commit_index()),
-        ("ledgermq_applied_index", "applied Raft index", |replica| replica.tables().applied_index()),
-        ("ledgermq_log_end_bytes", "position behind the last applied frame", |replica| {
-            replica.tables().applied().end().0
-        }),
-        ("ledgermq_parked_pulls", "pulls that wait for a message", |replica| replica.pulls.len() as u64),
-        ("ledgermq_buffered_offsets", "one-way offset commits that are not proposed yet", |replica| {
-            replica.offsets.lock().len() as u64
-        }),
-        ("ledgermq_live_consumer_groups", "consumer groups with a member", |replica| {
-            replica.consumers.group_count() as u64
-        }),
-    ];
-    let mut text = String::new();
-    for (name, help, value) in gauges {
-        text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} gauge\n"));
-        for replica in replicas {
-            let broker_name = &replica.identity().broker_name;
-            text.push_str(&format!("{name}{{broker_name=\"{broker_name}\"}} {}\n", value(replica)));
-        }
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests;

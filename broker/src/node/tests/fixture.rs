@@ -5,9 +5,10 @@ use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::BytesMut;
+use ledgermq_dledger::fs::Fs;
 use ledgermq_dledger::log::meta::FORMAT;
 use ledgermq_dledger::log::{GroupConstants, Identity as LogIdentity, Member as LogMember};
-use ledgermq_dledger::replica;
+use ledgermq_dledger::{GroupId, replica};
 use ledgermq_protocol::heartbeat::{ConsumerData, HeartbeatData, SubscriptionData};
 use ledgermq_protocol::json::Body;
 use ledgermq_protocol::message::record::RecordRef;

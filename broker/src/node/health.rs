@@ -1,0 +1,80 @@
+//! What the health page tells of a node.
+
+use std::sync::Arc;
+
+use ledgermq_dledger::Role;
+
+use crate::handler::raft_status::role_name;
+use crate::http::{Readiness, ReadyReport};
+use crate::replica::Replica;
+
+/// How far the applied index may lie behind the committed one on a node that is ready: a moment's work.
+const READY_LAG_MAX: u64 = 10_000;
+
+/// A figure of a replica: name, help with its unit, value.
+type Gauge = (&'static str, &'static str, fn(&Replica) -> u64);
+
+/// The replicas of a node.
+pub(super) struct Health {
+    pub(super) replicas: Vec<Arc<Replica>>,
+}
+
+impl Readiness for Health {
+    async fn report(&self) -> ReadyReport {
+        let mut ready = true;
+        let mut text = String::new();
+        for replica in &self.replicas {
+            let role = replica.role();
+            let lag = replica.handle.commit_index().saturating_sub(replica.tables().applied_index());
+            let serves = match role.role {
+                Role::Leader { ready } => ready,
+                Role::Follower => role.leader.is_some(),
+                Role::Candidate => false,
+            };
+            // Before the genesis is applied a replica knows no topic at all.
+            let applied = lag <= READY_LAG_MAX && replica.tables().genesis().is_some();
+            ready &= serves && applied;
+            let leader = role.leader.map_or("none".to_owned(), |leader| leader.to_string());
+            let name = &replica.identity().broker_name;
+            let role_name = role_name(role.role);
+            text.push_str(&format!(
+                "{name}: {role_name}, leader {leader}, term {}, {lag} entries to apply\n",
+                role.term
+            ));
+        }
+        ReadyReport { ready, text }
+    }
+
+    fn metrics(&self) -> String {
+        metrics(&self.replicas)
+    }
+}
+
+/// Figures of each group in the text format of Prometheus.
+fn metrics(replicas: &[Arc<Replica>]) -> String {
+    let gauges: [Gauge; 8] = [
+        ("ledgermq_leads", "1 when this replica leads and serves, else 0", |replica| u64::from(replica.serves())),
+        ("ledgermq_term", "Raft term", |replica| replica.role().term),
+        ("ledgermq_commit_index", "committed Raft index", |replica| replica.handle.commit_index()),
+        ("ledgermq_applied_index", "applied Raft index", |replica| replica.tables().applied_index()),
+        ("ledgermq_log_end_bytes", "position behind the last applied frame", |replica| {
+            replica.tables().applied().end().0
+        }),
+        ("ledgermq_parked_pulls", "pulls that wait for a message", |replica| replica.pulls.len() as u64),
+        ("ledgermq_buffered_offsets", "one-way offset commits that are not proposed yet", |replica| {
+            replica.offsets.lock().len() as u64
+        }),
+        ("ledgermq_live_consumer_groups", "consumer groups with a member", |replica| {
+            replica.consumers.group_count() as u64
+        }),
+    ];
+    let mut text = String::new();
+    for (name, help, value) in gauges {
+        text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} gauge\n"));
+        for replica in replicas {
+            let broker_name = &replica.identity().broker_name;
+            text.push_str(&format!("{name}{{broker_name=\"{broker_name}\"}} {}\n", value(replica)));
+        }
+    }
+    text
+}

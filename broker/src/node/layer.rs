@@ -1,0 +1,139 @@
+//! What a group is on this node before and while its log is opened: the state machine, the stamper, and what they share with
+//! the handlers.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex as StdMutex, OnceLock};
+
+use ledgermq_dledger::fs::{Fs, OsFs};
+use ledgermq_dledger::group::GroupTuning;
+use ledgermq_dledger::log::Meta;
+use ledgermq_dledger::{GroupId, GroupSetup, MemberAddress};
+use ledgermq_protocol::names;
+
+use super::StartError;
+use crate::apply::{BrokerMachine, ConsumeQueues, MachineConfig};
+use crate::command::{Genesis, GroupSettings, Member, PutSubscriptionGroup, PutTopic, TopicSettings, perm};
+use crate::config::{BrokerConfig, GroupConfig, MemberConfig};
+use crate::consumer::long_poll::ParkedPulls;
+use crate::consumer::wake::{Waker, Woken};
+use crate::handler::pull::ParkedPull;
+use crate::server::ticket::{Answers, Ticket};
+use crate::stamp::BrokerStamper;
+use crate::store::{RocksBudget, RocksKv};
+use crate::tables::Tables;
+
+/// Queues of the template for automatically created topics: RocketMQ's own number.
+const AUTO_CREATE_QUEUES: u32 = 8;
+
+/// What the layer above of a group hands out while it is opened.
+#[derive(Clone)]
+pub(super) struct Opened {
+    pub(super) tables: Arc<Tables>,
+    pub(super) queues: ConsumeQueues,
+}
+
+/// What is made for a group before its log is opened.
+pub(super) struct Parts {
+    pub(super) pulls: Arc<ParkedPulls<ParkedPull>>,
+    pub(super) woken: Woken,
+    pub(super) opened: Arc<OnceLock<Opened>>,
+}
+
+/// A group as the log takes it.
+type Setup = GroupSetup<BrokerStamper<Ticket>, BrokerMachine>;
+
+/// Prepares a group: nothing is opened yet.
+pub(super) fn set_up(config: &BrokerConfig, group: &GroupConfig, budget: &RocksBudget) -> (Setup, Parts) {
+    let pulls = Arc::new(ParkedPulls::new(config.limits.parked_pulls_max));
+    let (waker, woken) = Waker::new(Arc::clone(&pulls));
+    let opened = Arc::new(OnceLock::new());
+    let dir = config.data_dir.join(&group.name);
+    let layer = Layer {
+        dir: dir.clone(),
+        config: config.clone(),
+        group: group.clone(),
+        budget: budget.clone(),
+        // The observer is moved into the machine when the layer is opened.
+        waker: StdMutex::new(Some(waker)),
+        opened: Arc::clone(&opened),
+    };
+    let address = |member: &MemberConfig| MemberAddress { raft_id: member.raft_id, address: member.raft.clone() };
+    let setup = GroupSetup {
+        group: GroupId(group.id),
+        dir,
+        members: group.members.iter().map(address).collect(),
+        tuning: GroupTuning::default(),
+        completions: Box::new(Answers::default()),
+        layer: Box::new(move |meta, _log| layer.open(meta)),
+    };
+    (setup, Parts { pulls, woken, opened })
+}
+
+struct Layer {
+    dir: PathBuf,
+    config: BrokerConfig,
+    group: GroupConfig,
+    budget: RocksBudget,
+    waker: StdMutex<Option<Waker>>,
+    opened: Arc<OnceLock<Opened>>,
+}
+
+impl Layer {
+    fn open(self, meta: &Meta) -> Result<(BrokerStamper<Ticket>, BrokerMachine), String> {
+        let found = meta.identity.raft_id;
+        if found != self.group.raft_id {
+            let (path, group, wanted) = (self.dir, self.group.name, self.group.raft_id);
+            return Err(StartError::Foreign { path, group, found, wanted }.to_string());
+        }
+        let generation = self.dir.join(format!("gen-{}", meta.generation));
+        let fs: Arc<dyn Fs> = Arc::new(OsFs);
+        let failed = |error: std::io::Error| format!("cannot create {}: {error}", generation.display());
+        fs.create_dir_all(&generation).map_err(failed)?;
+        fs.sync_dir(&self.dir).map_err(failed)?;
+        let kv = RocksKv::open(&generation.join("kv"), &self.budget).map_err(|error| error.to_string())?;
+        let machine_config = MachineConfig::new(generation.join("cq"));
+        let mut machine = BrokerMachine::open(fs, Arc::new(kv), &machine_config).map_err(|error| error.to_string())?;
+        if let Some(waker) = self.waker.lock().map_err(|error| error.to_string())?.take() {
+            machine.observe(Box::new(waker));
+        }
+        let genesis = genesis(&self.config, &self.group, meta);
+        let payload_max = meta.constants.layout().max_payload_len();
+        let stamper = BrokerStamper::new(machine.tables(), genesis, payload_max);
+        let opened = Opened { tables: machine.tables(), queues: machine.queues() };
+        assert!(self.opened.set(opened).is_ok(), "a layer is opened once");
+        Ok((stamper, machine))
+    }
+}
+
+/// What a group is born with: its constants, the template of automatically created topics, and the group of RocketMQ's tools.
+/// A second topic is there because an official name server refuses a first registration with exactly one.
+fn genesis(config: &BrokerConfig, group: &GroupConfig, meta: &Meta) -> Genesis {
+    let topic = |name: &str, queues, perm| PutTopic {
+        topic: name.to_owned(),
+        settings: TopicSettings { perm, ..TopicSettings::plain(queues) },
+        replace: false,
+    };
+    let member = |member: &MemberConfig| Member {
+        raft_id: member.raft_id,
+        replica_id: member.replica.as_bytes().to_vec().into(),
+        raft_address: member.raft.clone(),
+        broker_address: member.broker.clone(),
+    };
+    Genesis {
+        group_id: group.id.as_bytes().to_vec().into(),
+        cluster: config.cluster.clone(),
+        broker_name: group.name.clone(),
+        segment_size: meta.constants.segment_size,
+        log_format: meta.constants.format,
+        members: group.members.iter().map(member).collect(),
+        topics: vec![
+            topic(names::AUTO_CREATE_TOPIC, AUTO_CREATE_QUEUES, perm::READ | perm::WRITE | perm::INHERIT),
+            topic("SELF_TEST_TOPIC", 1, perm::READ | perm::WRITE),
+        ],
+        groups: vec![PutSubscriptionGroup {
+            group: names::TOOLS_CONSUMER_GROUP.to_owned(),
+            settings: GroupSettings::standard(),
+            replace: false,
+        }],
+    }
+}
