@@ -876,12 +876,18 @@ fn is_plausible(message: &Message) -> bool {
     })
 }
 
+/// Sorted: raft-rs keeps members in hash sets, whose order tells how they came in, and that differs between replicas.
 fn conf_state_membership(state: &ConfState) -> Membership {
+    let sorted = |ids: &[RaftId]| {
+        let mut ids = ids.to_vec();
+        ids.sort_unstable();
+        ids
+    };
     Membership {
-        voters: state.voters.clone(),
-        learners: state.learners.clone(),
-        voters_outgoing: state.voters_outgoing.clone(),
-        learners_next: state.learners_next.clone(),
+        voters: sorted(&state.voters),
+        learners: sorted(&state.learners),
+        voters_outgoing: sorted(&state.voters_outgoing),
+        learners_next: sorted(&state.learners_next),
         auto_leave: state.auto_leave,
     }
 }
