@@ -23,12 +23,6 @@ use crate::server::ticket::{SendTicket, Ticket, complete_now};
 use crate::stamp::{Answer, BrokerStamper, Item, OffsetBuffer};
 use crate::tables::{Tables, TopicKey};
 
-/// What a proposed command counts against the log's queue, in bytes: its body is not encoded yet.
-const COMMAND_SIZE_HINT: usize = 256;
-
-/// Bytes that one offset adds to a command, as a hint.
-const OFFSET_SIZE_HINT: usize = 64;
-
 /// Time after which a handler stops waiting for a proposal: an election and its retry fit in. Longer than any client waits.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -242,8 +236,7 @@ pub(crate) async fn outcome(waiting: oneshot::Receiver<Outcome<Answer>>) -> Outc
 fn size_hint(item: &Item) -> usize {
     match item {
         Item::Send(send) => send.size(),
-        Item::Command(Command::CommitOffsets(commit)) => COMMAND_SIZE_HINT + commit.offsets.len() * OFFSET_SIZE_HINT,
-        Item::Command(_) => COMMAND_SIZE_HINT,
+        Item::Command(command) => command.encoded_len(),
     }
 }
 

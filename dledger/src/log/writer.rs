@@ -138,7 +138,12 @@ impl LogWriter {
     pub fn write(&mut self, job: &WriteJob) -> io::Result<()> {
         self.guarded(|writer| {
             if let Some(MetaWrite { meta, both_slots }) = &job.meta {
-                writer.put_meta(meta, *both_slots)?;
+                let mut meta = meta.clone();
+                if let Some(cut) = &job.truncate_to {
+                    // Stored before the cut: a commit index of the new suffix must not cover the old one.
+                    meta.commit_hint = meta.commit_hint.min(cut.index);
+                }
+                writer.put_meta(&meta, *both_slots)?;
             }
             if let Some(cut) = &job.truncate_to {
                 writer.truncate(cut)?;
@@ -353,7 +358,7 @@ impl LogWriter {
         if overwritten {
             self.stale_until = LogPos(0);
         }
-        let hint = self.hint_wanted.filter(|_| self.durable.index > self.meta.commit_hint);
+        let hint = self.hint_wanted.filter(|wanted| self.durable.index.min(*wanted) > self.meta.commit_hint);
         if overwritten || hint.is_some() {
             let commit_hint = hint.unwrap_or(self.meta.commit_hint);
             self.store(Meta { commit_hint, ..self.meta.clone() }, false)?;

@@ -89,6 +89,7 @@ async fn connect(local: &Local, peer: &PeerNode, lane: Lane) -> io::Result<TcpSt
     let late = || io::Error::new(io::ErrorKind::TimedOut, "no connection in time");
     let mut stream = timeout(handshake::TIMEOUT, TcpStream::connect(&peer.address)).await.map_err(|_| late())??;
     stream.set_nodelay(true)?;
+    super::notice_silence(&stream)?;
     timeout(handshake::TIMEOUT, handshake::dial(&mut stream, local, lane)).await.map_err(|_| late())??;
     Ok(stream)
 }

@@ -22,6 +22,7 @@ const FULL_PAUSE: Duration = Duration::from_millis(1);
 /// Serves one connection until it ends.
 pub(super) async fn serve(mut stream: TcpStream, local: &Local, inbox: &Inbox<PeerMessage>) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    super::notice_silence(&stream)?;
     let late = |_| io::Error::new(io::ErrorKind::TimedOut, "the peer did not say who it is");
     let hello = timeout(handshake::TIMEOUT, handshake::accept(&mut stream, local)).await.map_err(late)??;
     let bad = |reason: String| io::Error::new(io::ErrorKind::InvalidData, reason);

@@ -10,8 +10,11 @@ mod link;
 mod listen;
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
+use rustix::net::sockopt;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
@@ -82,6 +85,20 @@ impl Links {
     pub(crate) fn bell(&self) -> &Doorbell {
         &self.bell
     }
+}
+
+/// After so much silence from a peer's kernel a connection is given up and dialled anew: without it, a partition that
+/// heals leaves a lane mute for as long again as it lasted, by TCP's back-off.
+const SILENCE_MAX: Duration = Duration::from_secs(2);
+
+/// Has the kernel notice a peer that has gone without a word, on idle connections too.
+fn notice_silence(stream: &tokio::net::TcpStream) -> io::Result<()> {
+    sockopt::set_tcp_user_timeout(stream, SILENCE_MAX.as_millis() as u32)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, SILENCE_MAX)?;
+    sockopt::set_tcp_keepintvl(stream, Duration::from_secs(1))?;
+    sockopt::set_tcp_keepcnt(stream, 3)?;
+    Ok(())
 }
 
 /// Accepts peers on `listener` until the runtime ends.
