@@ -36,6 +36,8 @@ struct Written {
 struct NodeRecord {
     /// By index, from 1 on.
     log: Vec<Written>,
+    /// The log before each cut that may not have reached the disk: number of the job, and the frames.
+    before_cuts: Vec<(u64, Vec<FramePos>)>,
     /// Everything up to this index has been seen on the disk.
     verified: u64,
     /// Highest term in a message that has left.
@@ -91,6 +93,7 @@ impl Checks {
     pub(super) fn handed_to_disk(&mut self, node: RaftId, task: &WriteTask) -> Check {
         let record = self.node(node);
         if let Some(keep) = &task.job.truncate_to {
+            record.before_cuts.push((task.number, record.log.iter().map(|written| written.at).collect()));
             record.log.truncate(keep.index as usize);
             record.verified = record.verified.min(keep.index);
         }
@@ -120,6 +123,11 @@ impl Checks {
             );
         }
         Ok(())
+    }
+
+    /// Everything up to this job is durable.
+    pub(super) fn synced(&mut self, node: RaftId, number: u64) {
+        self.node(node).before_cuts.retain(|(cut, _)| *cut > number);
     }
 
     /// A committed frame reaches a state machine, or stands behind an acknowledgement.
@@ -270,6 +278,17 @@ impl Checks {
                 Ok(frame) => record.log.push(read_back(&frame)),
                 Err(error) => return fail("log-readable", format!("node {node}: {error}")),
             }
+        }
+        let before_cuts = std::mem::take(&mut record.before_cuts);
+        let lives_on = |frames: &mut dyn Iterator<Item = FramePos>| {
+            let mut now = record.log.iter();
+            frames.zip(&mut now).all(|(then, now)| then == now.at) && now.next().is_none()
+        };
+        let known = lives_on(&mut before.iter().map(|written| written.at))
+            || before_cuts.iter().any(|(_, frames)| lives_on(&mut frames.iter().copied()));
+        if !known {
+            let tail = record.log.last().map(|written| written.at);
+            return fail("log-as-written", format!("node {node} starts with a log that it never had, up to {tail:?}"));
         }
         let same = (0..promised as usize).all(|n| record.log.get(n).is_some_and(|now| now.at == before[n].at));
         if !same {

@@ -50,10 +50,12 @@ pub(super) enum Fault {
     Transfer,
     /// A node is stopped in good order.
     CleanStop,
+    /// The next few leaders are cut off as soon as they are elected, with one follower or none.
+    Storm,
 }
 
 impl Fault {
-    pub(super) const ALL: [Fault; 19] = [
+    pub(super) const ALL: [Fault; 20] = [
         Fault::Kill,
         Fault::KillSome,
         Fault::PowerCut,
@@ -73,6 +75,7 @@ impl Fault {
         Fault::Members,
         Fault::Transfer,
         Fault::CleanStop,
+        Fault::Storm,
     ];
 }
 
@@ -178,6 +181,7 @@ impl<H: Host> World<H> {
                 }
             }
             Fault::CleanStop => self.stop_cleanly(node)?,
+            Fault::Storm => self.storm = self.rng.random_range(2..9),
         }
         Ok(())
     }
@@ -199,6 +203,30 @@ impl<H: Host> World<H> {
     pub(super) fn between(&self, part: &[RaftId]) -> Vec<(RaftId, RaftId)> {
         let outside: Vec<RaftId> = self.ids().filter(|node| !part.contains(node)).collect();
         part.iter().flat_map(|&a| outside.iter().flat_map(move |&b| [(a, b), (b, a)])).collect()
+    }
+
+    /// A node has been elected while a storm goes on: its first entries reach one follower, or none. So logs come to be
+    /// that differ in many terms.
+    pub(super) fn storm(&mut self, leader: RaftId, ready: bool) {
+        if ready || self.storm == 0 {
+            return;
+        }
+        self.storm -= 1;
+        let mut part = vec![leader];
+        if self.rng.random_bool(0.4) {
+            part.extend(self.ids().filter(|id| *id != leader).choose(&mut self.rng));
+        }
+        let pairs = self.between(&part);
+        self.cut_for(pairs, 400..3_000);
+        if self.rng.random_bool(0.3) {
+            // Somebody dies in the middle of taking in what comes of it.
+            let node = self.rng.random_range(1..=self.plan.nodes as u64);
+            let calls = self.rng.random_range(2..40);
+            let power = self.rng.random_bool(0.8);
+            let node = self.node_mut(node);
+            node.disk.power_off_after(calls);
+            node.off_is_power_cut = power;
+        }
     }
 
     fn cut_for(&mut self, pairs: Vec<(RaftId, RaftId)>, ms: std::ops::Range<u64>) {

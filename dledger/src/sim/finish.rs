@@ -35,6 +35,7 @@ impl<H: Host> World<H> {
     fn calm_down(&mut self) -> Result<(), Violation> {
         self.trace("calm", 0, 0);
         self.faults_on = false;
+        self.storm = 0;
         self.release_restarts();
         self.network.calm();
         self.plan.sync = 100..1_000;

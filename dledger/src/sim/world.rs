@@ -97,6 +97,8 @@ pub struct World<H: Host> {
     stats: Stats,
     progress: Progress,
     print: bool,
+    /// New leaders that are cut off at once.
+    pub(super) storm: u32,
     /// Whether operations and faults go on.
     pub(super) clients_on: bool,
     pub(super) faults_on: bool,
@@ -132,6 +134,7 @@ impl<H: Host> World<H> {
             stats: Stats::default(),
             progress,
             print: config.print,
+            storm: 0,
             clients_on: true,
             faults_on: true,
             restarts_on: true,
@@ -426,6 +429,7 @@ impl<H: Host> World<H> {
             self.trace("role", id, role.term);
             if let Role::Leader { ready } = role.role {
                 self.checks.leads(id, role.term)?;
+                self.storm(id, ready);
                 if self.print {
                     self.say(&format!("node {id} leads in term {}, ready: {ready}", role.term));
                 }
@@ -502,6 +506,7 @@ impl<H: Host> World<H> {
         let (number, durable) = synced.expect("a write has at least one job");
         live.core.written(number, durable);
         live.disk_busy = false;
+        self.checks.synced(id, number);
         self.trace("durable", durable.index, durable.end().0);
         self.keep_busy(id);
         self.ring(id);

@@ -236,6 +236,11 @@ impl StateMachine for QueueMachine {
         let shared = self.shared.lock();
         let tables = &shared.tables;
         let mut hash = u64::from(tables.genesis);
+        if let Some(Membership { voters, learners, voters_outgoing, .. }) = &tables.applied.membership {
+            for members in [voters, learners, voters_outgoing] {
+                hash = members.iter().fold(mix(hash, members.len() as u64), |hash, member| mix(hash, *member));
+            }
+        }
         for (queue, (incarnation, next)) in &tables.queues {
             hash = [u64::from(*queue), *incarnation, *next].into_iter().fold(hash, mix);
             // What lies behind the tables' end is not there for a reader.
