@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From a clean clone to a verified fail-over, in one command: builds, starts a local cluster (one name server, three
-# brokers, processes of their own), sends ordered messages, kills the leader twice with `kill -9`, reads everything back,
+# brokers, processes of their own), sends ordered messages, kills leaders with `kill -9`, reads everything back,
 # and prints one table. Exit status 0 only if nothing acknowledged was lost and no order was broken.
 #
 #   scripts/quickstart.sh [--messages N] [--dir DIR] [--base-port P] [--keep] [--plant BUG]

@@ -1,4 +1,5 @@
-//! `ledgermq drill failover`: the quickstart's drill. Ordered messages, two leaders killed, everything read back, one table.
+//! `ledgermq drill failover`: the quickstart's drill. Ordered messages, leaders killed, everything read back, one
+//! table.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

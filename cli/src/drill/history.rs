@@ -124,6 +124,10 @@ pub(crate) enum Event {
 pub(crate) enum FaultAction {
     /// SIGKILL.
     Kill,
+    /// SIGSTOP: it keeps its connections, and does nothing.
+    Stop,
+    /// SIGCONT.
+    Continue,
     /// Started again.
     Restart,
 }

@@ -31,7 +31,7 @@ pub(crate) struct DrillArgs {
 
 #[derive(Debug, Subcommand)]
 enum DrillCommand {
-    /// Send ordered messages, kill the leader twice, read everything back, verify
+    /// Send ordered messages, kill leaders, read everything back, verify
     Failover(failover::FailoverArgs),
 }
 

@@ -88,7 +88,13 @@ impl Report {
         ];
         for (n, kill) in self.silences.iter().enumerate() {
             let label = format!("longest silence, kill {}", n + 1);
-            rows.push((label, format!("{} ms (node {})", kill.silence_ns / 1_000_000, kill.node)));
+            let nodes: Vec<String> = kill.nodes.iter().map(u64::to_string).collect();
+            let whom = if nodes.len() == 1 { "node" } else { "nodes" };
+            let stopped = match kill.stopped_ns / 1_000_000 {
+                0 => String::new(),
+                ms => format!(", the followers having been stopped for {ms} ms"),
+            };
+            rows.push((label, format!("{} ms ({whom} {}{stopped})", kill.silence_ns / 1_000_000, nodes.join(", "))));
         }
         rows.push(("send latency".into(), latency_cell(self.send)));
         rows.push(("end-to-end latency".into(), latency_cell(self.end_to_end)));
@@ -122,7 +128,13 @@ impl Report {
         let silences: Vec<_> = self
             .silences
             .iter()
-            .map(|kill| serde_json::json!({"node": kill.node, "silence_ms": kill.silence_ns as f64 / 1e6}))
+            .map(|kill| {
+                serde_json::json!({
+                    "nodes": kill.nodes,
+                    "silence_ms": kill.silence_ns as f64 / 1e6,
+                    "followers_stopped_ms": kill.stopped_ns as f64 / 1e6,
+                })
+            })
             .collect();
         serde_json::json!({
             "green": self.green(),
@@ -223,7 +235,7 @@ mod tests {
         assert!(report.green());
         assert_eq!(report.send.unwrap().p50_us / 10, 500);
         assert_eq!(report.end_to_end.unwrap().max_us / 10, 600);
-        assert_eq!(report.silences, [KillSilence { node: 2, silence_ns: 5_000_000 }]);
+        assert_eq!(report.silences, [KillSilence { nodes: vec![2], silence_ns: 5_000_000, stopped_ns: 0 }]);
         assert_eq!(report.per_second.round() as u64, 133);
         let table = report.table();
         for row in
