@@ -24,6 +24,7 @@ mod node;
 mod plan;
 pub mod queues;
 mod report;
+mod scenarios;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -59,6 +59,8 @@ pub struct Plan {
     pub(super) faults: Vec<(Fault, u32)>,
     /// Parts per million that clocks may be off by.
     pub(super) clock_skew: u64,
+    /// Whether the run begins with [`super::World::forgotten_change`].
+    pub(super) forgotten_change: bool,
     /// All nodes lose their power when the faults end.
     pub(super) cut_at_end: bool,
 }
@@ -82,6 +84,7 @@ impl Plan {
             fault_gap: 0,
             faults: Vec::new(),
             clock_skew: 0,
+            forgotten_change: false,
             cut_at_end: false,
         }
     }
@@ -113,6 +116,10 @@ impl Plan {
         };
         plan.apply = if rng.random_ratio(1, 4) { 1_000..60_000 } else { 20..2_000 };
         plan.wake = if rng.random_ratio(1, 4) { 0..5_000 } else { 0..300 };
+        if birth == 5 && rng.random_ratio(1, 4) {
+            plan.forgotten_change = true;
+            plan.tuning.hint_interval = Duration::from_secs(10);
+        }
         if rng.random_ratio(1, 20) {
             // Without faults everything must be smooth, too.
             return plan;

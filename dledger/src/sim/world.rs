@@ -147,9 +147,6 @@ impl<H: Host> World<H> {
             world.start(node)?;
         }
         world.schedule(0, Event::Clients);
-        if world.plan.fault_gap > 0 {
-            world.schedule(world.plan.fault_gap, Event::Strike);
-        }
         Ok(world)
     }
 
@@ -206,6 +203,12 @@ impl<H: Host> World<H> {
     /// # Errors
     /// What a checker saw.
     pub fn run_faults(&mut self) -> Result<(), Violation> {
+        if self.plan.forgotten_change {
+            self.forgotten_change()?;
+        }
+        if self.plan.fault_gap > 0 {
+            self.schedule(self.plan.fault_gap, Event::Strike);
+        }
         self.run_for(self.plan.duration)?;
         if self.plan.cut_at_end {
             self.power_cut_all()?;

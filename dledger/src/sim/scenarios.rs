@@ -1,0 +1,90 @@
+//! Scenarios that chance alone would hardly meet. Named tests play them on a calm network, and some seeds begin with one
+//! before their faults.
+
+use std::time::Duration;
+
+use rand::Rng;
+use rand::seq::SliceRandom;
+
+use super::host::{Death, Host, Violation};
+use super::plan::MS;
+use super::world::World;
+use crate::group::MemberChange;
+use crate::types::RaftId;
+
+/// Time for a step of a scenario; when it has not happened by then the network was too bad for it.
+const STEP_MAX: u64 = 400 * MS;
+
+impl<H: Host> World<H> {
+    /// Commit × membership change × partition (R10). Of five voters one is removed while it hears nothing, then another
+    /// one, while a third is slow: both changes reach it before either is on its disk, and then it dies. The rest goes
+    /// on with two of the remaining three. A third voter that came back with the old configuration would find a
+    /// majority of it among the removed ones.
+    ///
+    /// Returns whether it came that far.
+    ///
+    /// # Errors
+    /// What a checker saw.
+    pub fn forgotten_change(&mut self) -> Result<bool, Violation> {
+        assert!(self.plan.birth == 5 && self.plan.nodes == 5, "the scenario is for five voters");
+        self.run_until(self.now + 4_000 * MS, |world| world.newest_leader().is_some())?;
+        let Some(leader) = self.newest_leader() else {
+            return Ok(false);
+        };
+        let calm = Duration::from_millis(self.rng.random_range(50..400));
+        self.run_for(calm)?;
+        let mut others: Vec<RaftId> = self.ids().filter(|id| *id != leader).collect();
+        others.shuffle(&mut self.rng);
+        let [deaf, removed, loyal, slow] = others[..] else { unreachable!("four others") };
+
+        self.partition(&[deaf]);
+        let stall_until = self.now + 2 * STEP_MAX + 100 * MS;
+        self.node_mut(slow).stalled_until = stall_until;
+        let shrunk = self.remove(leader, deaf)? && self.remove(leader, removed)?;
+        if shrunk {
+            // The change that removed it reaches the slow one; that it is committed reaches nobody on this side.
+            self.partition(&[leader, loyal]);
+            self.run_until(stall_until + 60 * MS, |_| false)?;
+            self.kill(slow, Death::Killed)?;
+            self.count("forgotten change");
+            let apart = Duration::from_millis(self.rng.random_range(3_000..6_000));
+            self.heal();
+            self.partition(&[leader, loyal]);
+            self.run_for(apart)?;
+        }
+        self.heal();
+        Ok(shrunk)
+    }
+
+    /// Whether the leader has applied the removal in time.
+    fn remove(&mut self, leader: RaftId, member: RaftId) -> Result<bool, Violation> {
+        // raft-rs swaps a change for nothing while it takes the one before for unapplied.
+        self.run_for(Duration::from_millis(20))?;
+        if !self.serves(leader) {
+            return Ok(false);
+        }
+        self.change_members(leader, &[MemberChange::Remove(member)]);
+        self.run_until(self.now + STEP_MAX, |world| {
+            let voters = world.voters(leader);
+            !voters.is_empty() && !voters.contains(&member)
+        })
+    }
+
+    /// A deposed leader that does not know it yet is asked while the rest has gone on.
+    ///
+    /// Returns whether there were two that said they lead.
+    ///
+    /// # Errors
+    /// What a checker saw.
+    pub fn stale_leader(&mut self) -> Result<bool, Violation> {
+        let old = self.await_leader(Duration::from_secs(4))?;
+        self.run_for(Duration::from_millis(300))?;
+        self.partition(&[old]);
+        let end = self.now + 3_000 * MS;
+        let both =
+            self.run_until(end, |world| world.serves(old) && world.ids().any(|id| id != old && world.serves(id)))?;
+        self.run_for(Duration::from_millis(500))?;
+        self.heal();
+        Ok(both)
+    }
+}

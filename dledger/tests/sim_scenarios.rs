@@ -1,0 +1,42 @@
+//! Scenarios that chance alone would hardly meet, on the simulated group.
+
+use std::time::Duration;
+
+use ledgermq_dledger::sim::queues::QueueHost;
+use ledgermq_dledger::sim::{self, Plan, SimConfig, Stats, Violation, World};
+
+/// Plays a scenario with several seeds; it must come to its point in so many of them.
+fn play(plan: &Plan, least: u32, script: impl Fn(&mut World<QueueHost>) -> Result<bool, Violation>) {
+    let config = SimConfig::new("cargo test -p ledgermq-dledger --test sim_scenarios");
+    let mut total = Stats::default();
+    let mut reached = 0;
+    for seed in 1..=20 {
+        let played = sim::scenario(
+            seed,
+            plan.clone(),
+            |_, plan| QueueHost::new(plan),
+            &config,
+            |world| {
+                reached += u32::from(script(world)?);
+                world.finish()
+            },
+        );
+        total.merge(&played.unwrap_or_else(|failure| panic!("{failure}")));
+    }
+    println!("{reached} times: {total}");
+    assert!(reached >= least, "it came to its point {reached} times only");
+}
+
+/// Two leaders of one group would both commit, after a member forgot a change that it had seen committed (R10).
+#[test]
+fn a_restarted_member_remembers_committed_changes() {
+    let mut plan = Plan::calm(5, 5);
+    plan.tuning.hint_interval = Duration::from_secs(10);
+    play(&plan, 18, World::forgotten_change);
+}
+
+/// A reader would be told less than what had been acknowledged before it asked.
+#[test]
+fn a_deposed_leader_serves_nothing() {
+    play(&Plan::calm(3, 3), 3, World::stale_leader);
+}
