@@ -120,6 +120,7 @@ else
     stop_cluster
     if [ "$status" -eq 0 ]; then
         rm -rf "$dir"
+        say "the folder is removed again (--keep keeps it)"
     else
         say "the data, logs and history of this run stay in $dir"
     fi

@@ -30,6 +30,10 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// Time for a process to end after SIGTERM; then it gets a SIGKILL, which loses nothing either.
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// Looks at a node that is to be restarted and still counts as running: whoever has just killed it is ahead of the notice of
+/// its end.
+const RESTART_LOOKS: u32 = 20;
+
 /// Lines of a dead process's log that are shown.
 const LAST_WORDS: usize = 5;
 
@@ -57,6 +61,8 @@ enum Happened {
     Ended(Role, u32, std::io::Result<ExitStatus>),
     Leaders(BTreeMap<String, String>),
     Up(Role, u32),
+    /// A request that is looked at again, for the last time when 0 looks are left.
+    AskedAgain(Asked, u32),
 }
 
 /// Somebody waits for a node to be up.
@@ -136,7 +142,7 @@ impl Supervisor {
         loop {
             tokio::select! {
                 Some(happened) = self.happened.recv() => self.handle(happened)?,
-                Some(asked) = self.control.next() => self.handle_request(asked),
+                Some(asked) = self.control.next() => self.handle_request(asked, RESTART_LOOKS),
                 () = &mut deadline, if !self.serving => bail!(
                     "no leader serves every group after {} s: the logs are {}/node-*/broker.log",
                     START_TIMEOUT.as_secs(), self.dir.display()
@@ -158,6 +164,10 @@ impl Supervisor {
                 Ok(())
             }
             Happened::Up(Role::Namesrv, _) => Ok(()),
+            Happened::AskedAgain(asked, looks_left) => {
+                self.handle_request(asked, looks_left);
+                Ok(())
+            }
         }
     }
 
@@ -219,13 +229,21 @@ impl Supervisor {
         ));
     }
 
-    fn handle_request(&mut self, asked: Asked) {
+    fn handle_request(&mut self, asked: Asked, looks_left: u32) {
         let Request::RestartNode { id } = asked.request;
         if !self.plan.node_ids().any(|own| own == id) {
             let _ = asked.answer.send(Reply::Refused(format!("the cluster has nodes 1 to {}", self.plan.nodes)));
             return;
         }
         if let Some(pid) = self.running.get(&Role::Node(id)) {
+            if looks_left > 0 {
+                let tell = self.tell.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(LOOK_INTERVAL).await;
+                    let _ = tell.send(Happened::AskedAgain(asked, looks_left - 1)).await;
+                });
+                return;
+            }
             let _ = asked.answer.send(Reply::Refused(format!("it runs already, as process {pid}")));
             return;
         }

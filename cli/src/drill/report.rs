@@ -87,7 +87,10 @@ impl Report {
             ("out of order".into(), count(Anomaly::OutOfOrder)),
         ];
         for (n, kill) in self.silences.iter().enumerate() {
-            let label = format!("longest silence, kill {}", n + 1);
+            let label = match kill.nodes.len() {
+                1 => format!("longest silence, kill {}", n + 1),
+                _ => "longest silence, all killed".to_owned(),
+            };
             let nodes: Vec<String> = kill.nodes.iter().map(u64::to_string).collect();
             let whom = if nodes.len() == 1 { "node" } else { "nodes" };
             let stopped = match kill.stopped_ns / 1_000_000 {
