@@ -166,6 +166,59 @@ impl Producer {
     }
 }
 
+/// Asks, again and again, whoever leads for the maximum offset of a queue: it must never fall, whoever answers.
+#[derive(Debug)]
+pub struct Observer {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Result<()>>>,
+    history: PathBuf,
+}
+
+impl Observer {
+    /// Starts to ask; the answers go into a history in `dir`.
+    pub fn start(namesrv: &str, dir: &Path, topic: &str, queue: i32) -> Result<Observer> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let history = dir.join(format!("{topic}-observer.jsonl"));
+        let mut writer = Writer::create(&history)?;
+        let (namesrv, topic, stopped) = (namesrv.to_owned(), topic.to_owned(), Arc::clone(&stop));
+        let thread = std::thread::Builder::new().name("observer".into()).spawn(move || {
+            let what = format!("maximum offset of {topic} queue {queue}");
+            while !stopped.load(Ordering::Relaxed) {
+                let ask = leader_address(&namesrv).and_then(|leader| {
+                    let mut connection = Connection::open(&leader)?;
+                    max_offset(&mut connection, &topic, queue)
+                });
+                // Nobody leads for a moment after each kill: no answer is no wrong answer.
+                if let Ok(value) = ask {
+                    let process = "observer".to_owned();
+                    writer.put(&Event::Observe { t: monotonic_ns(), process, what: what.clone(), value })?;
+                }
+                std::thread::sleep(POLL);
+            }
+            Ok(())
+        })?;
+        Ok(Observer { stop, thread: Some(thread), history })
+    }
+
+    /// Stops asking and names the history file.
+    pub fn stop(mut self) -> Result<PathBuf> {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().map_err(|_| anyhow::anyhow!("the observer panicked"))??;
+        }
+        Ok(self.history.clone())
+    }
+}
+
+impl Drop for Observer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
 /// Reads every queue of `topic` from 0 to its end at the leader, as events of the reader `final`.
 pub fn drain(cluster: &Cluster, topic: &str) -> Result<Vec<Event>> {
     let leader = cluster.await_leader(None)?;

@@ -133,7 +133,7 @@ const BEFORE_POWER_CUT: u64 = 2_000;
 /// Would break: P1. All nodes lose their power at once, under load, again and again.
 #[test]
 fn nothing_acknowledged_is_lost_when_all_nodes_lose_their_power_at_once() {
-    const ROUNDS: usize = 3;
+    const ROUNDS: usize = 5;
     let mut power = PowerCut::start().unwrap();
     for round in 0..ROUNDS {
         let load = power.load(round).unwrap();

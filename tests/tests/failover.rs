@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use ledgermq_tests::checker::{Anomaly, Expect, check};
-use ledgermq_tests::cluster::{Cluster, NODES, report};
+use ledgermq_tests::cluster::{Cluster, NODES, report, signal};
 use ledgermq_tests::fault::Strace;
 use ledgermq_tests::history::{Event, History, monotonic_ns};
-use ledgermq_tests::load::{self, Load, Plan};
+use ledgermq_tests::load::{self, Load, Observer, Plan};
 use ledgermq_tests::wire::{self, Connection, code};
 use ledgermq_tests::{payload, replicas};
+use rustix::process::Signal;
 
 fn plan(topic: &str, producers: usize) -> Plan {
     Plan { topic: topic.into(), producers, size: 1024 }
@@ -24,12 +25,13 @@ const BETWEEN_FAULTS: u64 = 500;
 /// Would break: the main promise. Leaders are killed under load, one after the other, and restarted.
 #[test]
 fn nothing_acknowledged_is_lost_when_leaders_are_killed() {
-    const KILLS: usize = 5;
+    const KILLS: usize = 20;
     // The election time-out is 600-950 ms; the rest is for two busy cores.
     const SILENCE_MAX_MS: u64 = 5_000;
     let mut cluster = Cluster::start().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let load = Load::start(cluster.namesrv(), dir.path(), &plan("leaders", 6)).unwrap();
+    let observer = Observer::start(cluster.namesrv(), dir.path(), "leaders", 0).unwrap();
     let mut kills = Vec::new();
     for _ in 0..KILLS {
         load.await_acked(BETWEEN_FAULTS).unwrap();
@@ -41,7 +43,11 @@ fn nothing_acknowledged_is_lost_when_leaders_are_killed() {
         cluster.restart(leader.id).unwrap();
     }
     load.await_acked(BETWEEN_FAULTS).unwrap();
-    let history = load::history(&cluster, "leaders", &load.stop().unwrap()).unwrap();
+    let mut files = load.stop().unwrap();
+    files.push(observer.stop().unwrap());
+    let history = load::history(&cluster, "leaders", &files).unwrap();
+    let observed = history.events.iter().filter(|e| matches!(e, Event::Observe { .. })).count();
+    assert!(observed > KILLS, "only {observed} maximum offsets were seen");
     let mut silences: Vec<u64> =
         kills.iter().map(|(from, until)| history.longest_silence(*from, *until) / 1_000_000).collect();
     silences.sort_unstable();
@@ -107,10 +113,43 @@ fn nothing_acknowledged_is_lost_when_all_nodes_are_killed_at_once() {
     replicas::judge(&mut cluster).unwrap();
 }
 
+/// Would break: a leader that was away and does not know it. It must acknowledge nothing of its own afterwards, and must not
+/// tell an old maximum offset.
+#[test]
+fn a_leader_that_was_paused_neither_acknowledges_nor_answers_from_the_past() {
+    const ROUNDS: usize = 3;
+    let mut cluster = Cluster::start().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let load = Load::start(cluster.namesrv(), dir.path(), &plan("paused", 4)).unwrap();
+    for _ in 0..ROUNDS {
+        load.await_acked(BETWEEN_FAULTS).unwrap();
+        let leader = cluster.await_leader(None).unwrap();
+        let mut old = Connection::open(leader.address()).unwrap();
+        signal(leader.pid, Signal::STOP).unwrap();
+        // Asked while it sleeps, so that these are the first things it sees.
+        let fields = [("topic", "paused".to_owned()), ("queueId", "0".to_owned())];
+        old.write(&wire::frame(code::MAX_OFFSET, 1, &fields, b"")).unwrap();
+        let next = cluster.await_leader(Some(leader.id)).unwrap();
+        load.await_acked(BETWEEN_FAULTS).unwrap();
+        let known = load::max_offset(&mut Connection::open(next.address()).unwrap(), "paused", 0).unwrap();
+        signal(leader.pid, Signal::CONT).unwrap();
+        let answer = old.answer_to(1).unwrap();
+        if answer.code == 0 {
+            let told = answer.number("offset").unwrap() as u64;
+            assert!(told >= known, "the old leader tells offset {told}, {known} was told before");
+        }
+        load.await_acked(BETWEEN_FAULTS).unwrap();
+    }
+    let history = load::history(&cluster, "paused", &load.stop().unwrap()).unwrap();
+    let result = check(&history, &Expect::default());
+    assert!(result.clean(), "{result}");
+    replicas::judge(&mut cluster).unwrap();
+}
+
 /// Would break: any place between two system calls of the log where a crash leaves something that recovery misreads.
 #[test]
 fn nothing_acknowledged_is_lost_when_a_node_is_killed_inside_any_of_its_writes() {
-    const POINTS: [usize; 6] = [1, 2, 3, 5, 8, 21];
+    const POINTS: [usize; 16] = [1, 2, 3, 4, 5, 6, 7, 8, 10, 13, 17, 21, 29, 40, 60, 90];
     const WRITES: &str = "pwrite64,pwritev,pwritev2,fdatasync,rename,renameat,renameat2,ftruncate,fallocate";
     let mut cluster = Cluster::start().unwrap();
     let dir = tempfile::tempdir().unwrap();
