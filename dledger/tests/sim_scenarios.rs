@@ -1,5 +1,7 @@
 //! Scenarios that chance alone would hardly meet, on the simulated group.
 
+#![allow(clippy::print_stdout, reason = "counts are read by people")]
+
 use std::time::Duration;
 
 use ledgermq_dledger::sim::queues::QueueHost;

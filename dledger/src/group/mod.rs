@@ -12,10 +12,14 @@
 //! The same code runs under the raft loop thread and in the simulator. Nothing here reads a clock or draws a random
 //! number that was not handed in; the only disk access is the bounded catch-up read in [`crate::storage`].
 
+mod leadership;
 mod membership;
+mod outputs;
 mod reads;
 mod ready;
 mod stamping;
+mod status;
+mod tuning;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -26,196 +30,22 @@ use raft::{Config as RaftConfig, RawNode, StateRole};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use crate::handle::{GroupStatus, PeerStatus, ReadError, Role, RoleView};
+use crate::handle::{Role, RoleView};
 use crate::log::frame::Layout;
 use crate::log::meta::Meta;
 use crate::log::view::LogView;
-use crate::log::writer::WriteJob;
-use crate::plant::{self, Bug};
 use crate::seam::{AppliedState, Membership, Outcome, Proposal, Stamper};
 use crate::storage::{GroupStorage, LogStart, StorageFailure};
 use crate::transport::codec::PeerMessage;
-use crate::types::{Frame, FramePos, GroupId, LogPos, RaftId};
+use crate::types::{FramePos, GroupId, LogPos, RaftId};
 
 pub use membership::MemberChange;
+pub use outputs::{ApplyTask, Clock, GroupError, Outputs, ReadTicket, WriteTask};
+pub use tuning::GroupTuning;
 
 /// raft-rs draws its election time-outs from a generator that cannot be seeded. It is given one that never runs out,
 /// and [`GroupCore::tick`] starts the campaigns itself, after a time of its own drawing.
 const ELECTION_TICKS_NEVER: usize = 1 << 30;
-
-/// Byte limits and times of a group. `Default` is production.
-#[derive(Debug, Clone)]
-pub struct GroupTuning {
-    /// Ticks without a leader before followers answer pre-votes.
-    pub election_ticks: usize,
-    /// Range of a follower's own election time-out, in ticks (upper end exclusive). Its lower end lies above
-    /// `election_ticks`, so that a candidate is not refused by one tick of skew.
-    pub campaign_ticks: std::ops::Range<usize>,
-    /// Ticks until a follower campaigns that knows its leader's process to have ended (upper end exclusive).
-    pub suspicion_ticks: std::ops::Range<usize>,
-    /// Ticks between heartbeats.
-    pub heartbeat_ticks: usize,
-    /// Payload bytes of one frame that the batcher aims at.
-    pub batch_bytes_max: usize,
-    /// Messages in one frame.
-    pub batch_records_max: usize,
-    /// Bytes stamped in one round.
-    pub round_bytes_max: usize,
-    /// Bytes of log beyond the commit index at which stamping pauses.
-    pub uncommitted_bytes_max: u64,
-    /// Bytes of log between applied and committed at which a leader stops stamping and a follower stops taking
-    /// appends; a replica further behind than this does not campaign.
-    pub apply_lag_bytes_max: u64,
-    /// Bytes handed to log-io and not yet durable at which appends of a leader are dropped (it sends them again).
-    pub unwritten_bytes_max: u64,
-    /// Bytes of entries kept in memory.
-    pub cache_bytes_max: usize,
-    /// Bytes of entries in one message to a peer.
-    pub message_bytes_max: u64,
-    /// Messages in flight to one peer.
-    pub inflight_max: usize,
-    /// A read that no quorum has confirmed by then fails.
-    pub read_timeout: Duration,
-    /// A read-index round that is unanswered is asked again after this.
-    pub read_retry: Duration,
-    /// Pause after a commit before followers are told of it by a message of its own.
-    pub commit_notice: Duration,
-    /// How long answers of in-flight proposals wait for their outcome after leadership has ended.
-    pub unknown_after: Duration,
-    /// Least time between two hints written to the meta file.
-    pub hint_interval: Duration,
-    /// Proposals that may wait for their turn here.
-    pub queue_max: usize,
-    /// Bytes of them, by their size hints; one larger proposal may wait alone.
-    pub queue_bytes_max: usize,
-}
-
-impl Default for GroupTuning {
-    fn default() -> Self {
-        GroupTuning {
-            election_ticks: 10,
-            campaign_ticks: 12..20,
-            suspicion_ticks: 1..4,
-            heartbeat_ticks: 2,
-            batch_bytes_max: 1 << 20,
-            batch_records_max: 512,
-            round_bytes_max: 8 << 20,
-            uncommitted_bytes_max: 64 << 20,
-            apply_lag_bytes_max: 64 << 20,
-            unwritten_bytes_max: 64 << 20,
-            cache_bytes_max: 128 << 20,
-            message_bytes_max: 1 << 20,
-            inflight_max: 64,
-            read_timeout: Duration::from_secs(2),
-            read_retry: Duration::from_millis(500),
-            commit_notice: Duration::from_millis(1),
-            unknown_after: Duration::from_millis(300),
-            hint_interval: Duration::from_secs(1),
-            queue_max: 65_536,
-            queue_bytes_max: 64 << 20,
-        }
-    }
-}
-
-/// The two clocks that a group sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Clock {
-    /// Monotonic time since any fixed moment.
-    pub mono: Duration,
-    /// Wall clock, ms since 1970: for stamps only, never for time-outs.
-    pub wall_ms: u64,
-}
-
-/// Work for log-io. Tasks of a group are carried out in the order given; [`GroupCore::written`] reports each.
-#[derive(Debug)]
-pub struct WriteTask {
-    /// Number to report.
-    pub number: u64,
-    /// What to write.
-    pub job: WriteJob,
-    /// Last frame of the job, or the last one before it when it has none.
-    pub tail: FramePos,
-}
-
-/// Committed, locally durable frames for the state machine, in order.
-#[derive(Debug)]
-pub struct ApplyTask {
-    /// The frames, each with the membership that it establishes, if it does.
-    pub frames: Vec<(Frame, Option<Membership>)>,
-}
-
-/// Who waits for a read barrier. Opaque here.
-pub type ReadTicket = u64;
-
-/// What one [`GroupCore::poll`] asks the raft loop to do.
-#[derive(Debug)]
-pub struct Outputs<S: Stamper> {
-    /// Messages that may leave now.
-    pub messages: Vec<PeerMessage>,
-    /// Jobs for log-io, in order.
-    pub writes: Vec<WriteTask>,
-    /// Frames for apply, in order.
-    pub applies: Vec<ApplyTask>,
-    /// Ended proposals.
-    pub done: Vec<(S::Ticket, Outcome<S::Answer>)>,
-    /// Read barriers: reached (everything up to this index is applied) or failed.
-    pub reads: Vec<(ReadTicket, Result<u64, ReadError>)>,
-    /// The role, when it changed.
-    pub role: Option<RoleView>,
-}
-
-impl<S: Stamper> Default for Outputs<S> {
-    fn default() -> Self {
-        Outputs {
-            messages: Vec::new(),
-            writes: Vec::new(),
-            applies: Vec::new(),
-            done: Vec::new(),
-            reads: Vec::new(),
-            role: None,
-        }
-    }
-}
-
-/// Why a group cannot go on. The process (or the replica) stops; nothing is truncated, nothing more is answered.
-#[derive(Debug, thiserror::Error)]
-pub enum GroupError {
-    /// This replica's log and the leader's differ in bytes where they should be the same.
-    #[error(
-        "entry {index} of term {term} has frame {ours} here and {theirs} on replica {peer}: the logs of group {group} \
-         have diverged; stop this replica and compare the logs with `ledgermq inspect compare`"
-    )]
-    Diverged {
-        /// The group.
-        group: GroupId,
-        /// Raft index.
-        index: u64,
-        /// Raft term.
-        term: u64,
-        /// Frame made from the local prefix.
-        ours: String,
-        /// Frame that came from the peer.
-        theirs: String,
-        /// Sender.
-        peer: RaftId,
-    },
-    /// An entry has no place in the log.
-    #[error("cannot place an entry in the log of group {group}: {reason}")]
-    Placement {
-        /// The group.
-        group: GroupId,
-        /// What did not fit.
-        reason: String,
-    },
-    /// raft-rs refused the recovered state.
-    #[error("cannot start group {group}: {reason}")]
-    Start {
-        /// The group.
-        group: GroupId,
-        /// What did not fit.
-        reason: String,
-    },
-}
 
 /// What a group starts from: the recovered log, its meta slot and the position of the state machine.
 pub struct GroupStart<S> {
@@ -652,196 +482,6 @@ impl<S: Stamper> GroupCore<S> {
         [self.notice_at, self.pending_until, self.reads.wake_at()].into_iter().flatten().min()
     }
 
-    /// Notices the begin and the end of a leadership.
-    fn lead(&mut self, out: &mut Outputs<S>) {
-        let leads = self.raft.raft.state == StateRole::Leader;
-        let term = self.raft.raft.term;
-        let ended = match self.leadership {
-            Leadership::None => false,
-            Leadership::Waiting { term: of, .. } | Leadership::Serving { term: of } => !leads || of != term,
-        };
-        if ended {
-            self.end_leadership(out);
-        }
-        if leads && self.leadership == Leadership::None {
-            // The no-op is the first entry of the term; the Ready that carried it has been placed by now.
-            let noop = self.first_index_of_term(term);
-            self.leadership = Leadership::Waiting { term, noop };
-            tracing::info!(group = %self.group, term, "elected");
-        }
-        if let Leadership::Waiting { term, noop } = self.leadership
-            && self.applied.index >= noop
-        {
-            self.leadership = Leadership::Serving { term };
-            self.forget_earlier_terms(term, out);
-            tracing::info!(group = %self.group, term, index = noop, "leads and serves");
-            let genesis = self.stamper.begin(term);
-            if let Some(command) = genesis {
-                self.propose_genesis(command);
-            }
-        }
-    }
-
-    /// What an earlier leadership of this replica left unanswered: everything before the no-op is decided now.
-    fn forget_earlier_terms(&mut self, term: u64, out: &mut Outputs<S>) {
-        self.complete(out);
-        assert!(self.pending.iter().all(|pending| pending.term < term), "a proposal of this term before it serves");
-        out.done.extend(self.pending.drain(..).map(|pending| (pending.ticket, Outcome::Unknown)));
-        self.pending_until = None;
-    }
-
-    /// Whether this replica leads and serves now; [`GroupCore::role`] is as of the last poll. raft-rs passes a
-    /// follower's proposals on to the leader, stamped for another log's end.
-    fn serves_now(&self) -> bool {
-        let raft = &self.raft.raft;
-        raft.state == StateRole::Leader && self.leadership == (Leadership::Serving { term: raft.term })
-    }
-
-    fn first_index_of_term(&self, term: u64) -> u64 {
-        let log = &self.raft.raft.raft_log;
-        let mut index = log.last_index();
-        while index > log.first_index() && log.term(index - 1).is_ok_and(|of| of == term) {
-            index -= 1;
-        }
-        index
-    }
-
-    fn end_leadership(&mut self, out: &mut Outputs<S>) {
-        if matches!(self.leadership, Leadership::Serving { .. }) && !plant::on(Bug::StaleProjection) {
-            self.stamper.end();
-        }
-        tracing::info!(group = %self.group, term = self.raft.raft.term, "leadership ended");
-        self.leadership = Leadership::None;
-        self.own_command = None;
-        self.raft.mut_store().drop_prepared();
-        let outcome = Outcome::NotLeader { leader: self.known_leader(), term: self.raft.raft.term };
-        self.queue_bytes = 0;
-        out.done.extend(self.queue.drain(..).map(|proposal| (proposal.ticket, outcome.clone_unanswered())));
-        if !self.pending.is_empty() {
-            self.pending_until = Some(self.clock.mono + self.tuning.unknown_after);
-        }
-        self.notice_at = None;
-        self.fail_reads(out);
-    }
-
-    /// Answers proposals whose entry is committed, and those whose fate can no longer be told.
-    fn complete(&mut self, out: &mut Outputs<S>) {
-        out.done.append(&mut self.refused);
-        let committed = self.raft.raft.raft_log.committed;
-        let reached = if plant::on(Bug::AckBeforeQuorum) { u64::MAX } else { committed };
-        while self.pending.front().is_some_and(|pending| pending.index <= reached) {
-            let pending = self.pending.pop_front().expect("just seen");
-            let same_term = self.raft.raft.raft_log.term(pending.index).is_ok_and(|term| term == pending.term);
-            let outcome = if same_term { Outcome::Answered(pending.answer) } else { Outcome::Unknown };
-            out.done.push((pending.ticket, outcome));
-        }
-        if self.pending_until.is_some_and(|until| self.clock.mono >= until) {
-            // Only what an ended leadership left behind: a new one begins with an empty list.
-            out.done.extend(self.pending.drain(..).map(|pending| (pending.ticket, Outcome::Unknown)));
-        }
-        if self.pending.is_empty() {
-            self.pending_until = None;
-        }
-    }
-
-    fn publish_role(&mut self, out: &mut Outputs<S>) {
-        let role = match (self.raft.raft.state, self.leadership) {
-            (StateRole::Leader, Leadership::Serving { .. }) => Role::Leader { ready: true },
-            (StateRole::Leader, _) => Role::Leader { ready: false },
-            (StateRole::Follower, _) => Role::Follower,
-            (StateRole::Candidate | StateRole::PreCandidate, _) => Role::Candidate,
-        };
-        let now = RoleView { role, term: self.raft.raft.term, leader: self.known_leader() };
-        if now != self.role {
-            self.role = now;
-            out.role = Some(now);
-        }
-    }
-
-    /// The group.
-    pub fn group(&self) -> GroupId {
-        self.group
-    }
-
-    /// This replica's number.
-    pub fn raft_id(&self) -> RaftId {
-        self.raft_id
-    }
-
-    /// Role, term and leader as of the last poll.
-    pub fn role(&self) -> RoleView {
-        self.role
-    }
-
-    /// Committed index.
-    pub fn commit_index(&self) -> u64 {
-        self.raft.raft.raft_log.committed
-    }
-
-    /// Index of the last entry, durable or not.
-    pub fn last_index(&self) -> u64 {
-        self.raft.raft.raft_log.last_index()
-    }
-
-    /// Index up to which apply has reported.
-    pub fn applied_index(&self) -> u64 {
-        self.applied.index
-    }
-
-    /// Bytes of memory that entries take.
-    pub fn cache_bytes(&self) -> usize {
-        self.raft.store().cache_bytes()
-    }
-
-    /// The meta slot as it should stand at a clean stop. Everything handed to log-io must be durable.
-    pub fn closing_meta(&mut self) -> Meta {
-        let mut meta = self.current_meta();
-        // A cut that is held back will not come: the old suffix stays.
-        for keep in self.held.iter().filter_map(|task| task.job.truncate_to) {
-            meta.commit_hint = meta.commit_hint.min(keep.index);
-        }
-        meta.clean_shutdown = true;
-        meta
-    }
-
-    /// Term and vote, for checkers.
-    pub fn hard_state(&self) -> (u64, RaftId) {
-        (self.raft.raft.term, self.raft.raft.vote)
-    }
-
-    /// A picture of the group for people and metrics.
-    pub fn status(&self) -> GroupStatus {
-        let peers = if self.raft.raft.state == StateRole::Leader {
-            let mut peers: Vec<_> = self
-                .raft
-                .raft
-                .prs()
-                .iter()
-                .filter(|(id, _)| **id != self.raft_id)
-                .map(|(id, progress)| PeerStatus {
-                    raft_id: *id,
-                    matched: progress.matched,
-                    active: progress.recent_active,
-                })
-                .collect();
-            peers.sort_by_key(|peer| peer.raft_id);
-            peers
-        } else {
-            Vec::new()
-        };
-        GroupStatus {
-            group: self.group,
-            raft_id: self.raft_id,
-            role: self.role,
-            last: self.raft.store().tail(),
-            durable: self.durable,
-            commit: self.commit_index(),
-            applied: self.applied.index,
-            membership: self.membership.clone(),
-            peers,
-        }
-    }
-
     fn placement(&self, failure: StorageFailure) -> GroupError {
         GroupError::Placement { group: self.group, reason: failure.to_string() }
     }
@@ -851,18 +491,6 @@ impl<S: Stamper> GroupCore<S> {
         let frames: Result<Vec<_>, _> = raft.entries.iter().map(|entry| self.raft.store().wire_frame(entry)).collect();
         let frames = frames.map_err(|failure| self.placement(failure))?;
         Ok(PeerMessage::new(self.group, raft, frames, self.clock.wall_ms))
-    }
-}
-
-impl<A> Outcome<A> {
-    /// A copy of an outcome that holds no answer.
-    fn clone_unanswered(&self) -> Outcome<A> {
-        match self {
-            Outcome::Answered(_) => unreachable!("only outcomes without an answer are shared"),
-            Outcome::NotLeader { leader, term } => Outcome::NotLeader { leader: *leader, term: *term },
-            Outcome::Busy(cause) => Outcome::Busy(cause),
-            Outcome::Unknown => Outcome::Unknown,
-        }
     }
 }
 

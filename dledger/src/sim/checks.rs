@@ -40,6 +40,8 @@ struct NodeRecord {
     before_cuts: Vec<(u64, Vec<FramePos>)>,
     /// Everything up to this index has been seen on the disk.
     verified: u64,
+    /// Commit index up to which its frames stand in the table of committed ones.
+    noted: u64,
     /// Highest term in a message that has left.
     term: u64,
     /// Term and vote that have been seen on the disk, in a slot of the meta file.
@@ -155,6 +157,16 @@ impl Checks {
         }
         record.commit = commit;
         Ok(())
+    }
+
+    /// What this node knows to be committed, after its answers were judged: an answer given later, perhaps under another
+    /// membership, needs no majority again.
+    pub(super) fn has_committed(&mut self, node: RaftId, commit: u64) -> Check {
+        let record = self.node(node);
+        let new = record.noted.min(record.log.len() as u64)..commit.min(record.log.len() as u64);
+        record.noted = record.noted.max(commit);
+        let frames: Vec<FramePos> = new.map(|index| record.log[index as usize].at).collect();
+        frames.into_iter().try_for_each(|at| self.committed(node, at))
     }
 
     /// A message leaves: whatever it promises must be on the disk.

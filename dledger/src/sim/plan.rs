@@ -137,8 +137,8 @@ impl Plan {
 
 /// Half of the seeds get limits that make the rare paths common.
 fn tuning(rng: &mut SmallRng, buggify: bool, segment_size: u64) -> GroupTuning {
-    let mut tuning = GroupTuning::default();
-    tuning.unknown_after = Duration::from_millis(rng.random_range(1..600));
+    let mut tuning =
+        GroupTuning { unknown_after: Duration::from_millis(rng.random_range(1..600)), ..GroupTuning::default() };
     if !buggify {
         return tuning;
     }

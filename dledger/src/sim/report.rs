@@ -7,7 +7,7 @@ use std::fmt;
 use std::rc::Rc;
 
 use super::host::Violation;
-use crate::plant::{self, Bug};
+use crate::plant::Bug;
 
 /// What is the same for all seeds of a run.
 #[derive(Debug, Clone)]
@@ -47,9 +47,11 @@ pub fn plant_from_env() -> Option<Bug> {
     let name = std::env::var("LEDGERMQ_SIM_PLANT").ok().filter(|name| !name.is_empty())?;
     let names = Bug::ALL.map(Bug::name).join(", ");
     let bug = Bug::from_name(&name).unwrap_or_else(|| panic!("no planted bug is called {name}; there are {names}"));
-    assert!(plant::AVAILABLE, "this build has no planted bugs: add --features planted-bugs");
     #[cfg(feature = "planted-bugs")]
-    plant::choose(Some(bug));
+    crate::plant::choose(Some(bug));
+    #[cfg(not(feature = "planted-bugs"))]
+    panic!("this build has no planted bugs, {} neither: add --features planted-bugs", bug.name());
+    #[cfg(feature = "planted-bugs")]
     Some(bug)
 }
 

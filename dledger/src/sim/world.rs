@@ -391,20 +391,8 @@ impl<H: Host> World<H> {
 
     /// Carries out what a poll asked for, in the order in which the raft loop does it.
     fn carry(&mut self, id: RaftId, out: &mut Outputs<H::Stamper>) -> Result<(), Violation> {
-        for task in &out.writes {
-            self.checks.handed_to_disk(id, task)?;
-            let cut = task.job.truncate_to.is_some();
-            let layout = Layout { segment_size: self.plan.segment_size };
-            let rolls = task.job.frames.iter().filter(|it| it.at.pos.0 > 0 && layout.base_of(it.at.pos) == it.at.pos);
-            self.stats.add("segment roll", rolls.count() as u64);
-            if cut {
-                self.stats.count("conflict truncation");
-            }
-        }
         let messages: Vec<_> = out.messages.drain(..).collect();
         for message in messages {
-            let disk = self.nodes[id as usize - 1].disk.clone();
-            self.checks.leaves(id, &message, &disk)?;
             let peer = message.raft.to;
             if peer == 0 || peer > self.plan.nodes as u64 {
                 return Err(Violation::new("knows-its-peers", format!("node {id} writes to {peer}")));
@@ -421,6 +409,41 @@ impl<H: Host> World<H> {
                     self.schedule(after, Event::Unreachable { node: id, run, peer });
                 }
                 Fate::Lost { told: false } => {}
+            }
+        }
+        // What leaves rests on what earlier polls handed to the disk; a job of this one may cut some of that off.
+        for message in &out.messages {
+            let World { checks, nodes, .. } = self;
+            checks.leaves(id, message, &nodes[id as usize - 1].disk)?;
+        }
+        let messages: Vec<_> = out.messages.drain(..).collect();
+        for message in messages {
+            let peer = message.raft.to;
+            if peer == 0 || peer > self.plan.nodes as u64 {
+                return Err(Violation::new("knows-its-peers", format!("node {id} writes to {peer}")));
+            }
+            match self.network.send(&message, self.now, &mut self.rng) {
+                Fate::Arrives(parcels) => {
+                    for (at, parcel) in parcels {
+                        self.schedule_at(at, Event::Arrive(parcel));
+                    }
+                }
+                Fate::Lost { told: true } => {
+                    let run = self.node(id).run;
+                    let after = self.rng.random_range(0..5 * MS);
+                    self.schedule(after, Event::Unreachable { node: id, run, peer });
+                }
+                Fate::Lost { told: false } => {}
+            }
+        }
+        for task in &out.writes {
+            self.checks.handed_to_disk(id, task)?;
+            let cut = task.job.truncate_to.is_some();
+            let layout = Layout { segment_size: self.plan.segment_size };
+            let rolls = task.job.frames.iter().filter(|it| it.at.pos.0 > 0 && layout.base_of(it.at.pos) == it.at.pos);
+            self.stats.add("segment roll", rolls.count() as u64);
+            if cut {
+                self.stats.count("conflict truncation");
             }
         }
         let live = self.live(id);
@@ -444,6 +467,7 @@ impl<H: Host> World<H> {
                 self.acknowledged(id, index)?;
             }
         }
+        self.checks.has_committed(id, commit)?;
         let World { host, nodes, .. } = self;
         let live = nodes[id as usize - 1].live.as_ref().expect("it was polled");
         for (ticket, reached) in out.reads.drain(..) {

@@ -210,7 +210,7 @@ impl StateMachine for QueueMachine {
             }
         }
         // A store flushes when it likes, without asking the files.
-        if applied.index % 37 == 0 {
+        if applied.index.is_multiple_of(37) {
             shared.flushed = shared.tables.clone();
         }
         Ok(())

@@ -1,0 +1,109 @@
+//! What goes into a group and what comes out of it, and why it may have to stop.
+
+use std::time::Duration;
+
+use crate::handle::{ReadError, RoleView};
+use crate::log::writer::WriteJob;
+use crate::seam::{Membership, Outcome, Stamper};
+use crate::transport::codec::PeerMessage;
+use crate::types::{Frame, FramePos, GroupId, RaftId};
+
+/// The two clocks that a group sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Clock {
+    /// Monotonic time since any fixed moment.
+    pub mono: Duration,
+    /// Wall clock, ms since 1970: for stamps only, never for time-outs.
+    pub wall_ms: u64,
+}
+
+/// Work for log-io. Tasks of a group are carried out in the order given; [`GroupCore::written`] reports each.
+#[derive(Debug)]
+pub struct WriteTask {
+    /// Number to report.
+    pub number: u64,
+    /// What to write.
+    pub job: WriteJob,
+    /// Last frame of the job, or the last one before it when it has none.
+    pub tail: FramePos,
+}
+
+/// Committed, locally durable frames for the state machine, in order.
+#[derive(Debug)]
+pub struct ApplyTask {
+    /// The frames, each with the membership that it establishes, if it does.
+    pub frames: Vec<(Frame, Option<Membership>)>,
+}
+
+/// Who waits for a read barrier. Opaque here.
+pub type ReadTicket = u64;
+
+/// What one [`GroupCore::poll`] asks the raft loop to do.
+#[derive(Debug)]
+pub struct Outputs<S: Stamper> {
+    /// Messages that may leave now.
+    pub messages: Vec<PeerMessage>,
+    /// Jobs for log-io, in order.
+    pub writes: Vec<WriteTask>,
+    /// Frames for apply, in order.
+    pub applies: Vec<ApplyTask>,
+    /// Ended proposals.
+    pub done: Vec<(S::Ticket, Outcome<S::Answer>)>,
+    /// Read barriers: reached (everything up to this index is applied) or failed.
+    pub reads: Vec<(ReadTicket, Result<u64, ReadError>)>,
+    /// The role, when it changed.
+    pub role: Option<RoleView>,
+}
+
+impl<S: Stamper> Default for Outputs<S> {
+    fn default() -> Self {
+        Outputs {
+            messages: Vec::new(),
+            writes: Vec::new(),
+            applies: Vec::new(),
+            done: Vec::new(),
+            reads: Vec::new(),
+            role: None,
+        }
+    }
+}
+
+/// Why a group cannot go on. The process (or the replica) stops; nothing is truncated, nothing more is answered.
+#[derive(Debug, thiserror::Error)]
+pub enum GroupError {
+    /// This replica's log and the leader's differ in bytes where they should be the same.
+    #[error(
+        "entry {index} of term {term} has frame {ours} here and {theirs} on replica {peer}: the logs of group {group} \
+         have diverged; stop this replica and compare the logs with `ledgermq inspect compare`"
+    )]
+    Diverged {
+        /// The group.
+        group: GroupId,
+        /// Raft index.
+        index: u64,
+        /// Raft term.
+        term: u64,
+        /// Frame made from the local prefix.
+        ours: String,
+        /// Frame that came from the peer.
+        theirs: String,
+        /// Sender.
+        peer: RaftId,
+    },
+    /// An entry has no place in the log.
+    #[error("cannot place an entry in the log of group {group}: {reason}")]
+    Placement {
+        /// The group.
+        group: GroupId,
+        /// What did not fit.
+        reason: String,
+    },
+    /// raft-rs refused the recovered state.
+    #[error("cannot start group {group}: {reason}")]
+    Start {
+        /// The group.
+        group: GroupId,
+        /// What did not fit.
+        reason: String,
+    },
+}
