@@ -126,12 +126,12 @@ fn a_leader_that_was_paused_neither_acknowledges_nor_answers_from_the_past() {
         let leader = cluster.await_leader(None).unwrap();
         let mut old = Connection::open(leader.address()).unwrap();
         signal(leader.pid, Signal::STOP).unwrap();
-        // Asked while it sleeps, so that these are the first things it sees.
-        let fields = [("topic", "paused".to_owned()), ("queueId", "0".to_owned())];
-        old.write(&wire::frame(code::MAX_OFFSET, 1, &fields, b"")).unwrap();
         let next = cluster.await_leader(Some(leader.id)).unwrap();
         load.await_acked(BETWEEN_FAULTS).unwrap();
         let known = load::max_offset(&mut Connection::open(next.address()).unwrap(), "paused", 0).unwrap();
+        // Asked after that was told, and while it sleeps: the first thing that it sees.
+        let fields = [("topic", "paused".to_owned()), ("queueId", "0".to_owned())];
+        old.write(&wire::frame(code::MAX_OFFSET, 1, &fields, b"")).unwrap();
         signal(leader.pid, Signal::CONT).unwrap();
         let answer = old.answer_to(1).unwrap();
         if answer.code == 0 {
