@@ -3,7 +3,7 @@
 //! A silence is a time in which at least one message was waiting for its acknowledgement and none came. A drill that has
 //! nothing to send is not silent.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 
 use super::history::{Event, FaultAction};
 
@@ -66,13 +66,13 @@ fn silences(events: &[Event]) -> Vec<(u64, u64)> {
     }
     // (time, change): a message waits from its first try to its acknowledgement, through all failed tries between.
     let mut changes: Vec<(u64, Change)> = Vec::with_capacity(events.len());
-    let mut waiting: HashMap<(u32, u64), ()> = HashMap::new();
+    let mut waiting: HashSet<(u32, u64)> = HashSet::new();
     let mut last_ns = 0;
     for event in events {
         match event {
             Event::Invoke { at_ns, key, seq, .. } => {
                 last_ns = last_ns.max(*at_ns);
-                if waiting.insert((*key, *seq), ()).is_none() {
+                if waiting.insert((*key, *seq)) {
                     changes.push((*at_ns, Change::Waits));
                 }
             }

@@ -4,7 +4,7 @@
 //! step. Each rule has a name ([`Anomaly`]), and each name has a hand-made bad history in the tests below.
 //! This module must never look at a broker's counters, and never mend what it is given.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::history::{Event, Identity, Pass, Read};
 
@@ -106,6 +106,9 @@ impl Verdict {
     }
 }
 
+/// Key, and number within the key: who a message of the run is.
+type MessageId = (u32, u64);
+
 /// Judges a run.
 pub(crate) fn verify(events: &[Event], reads: &[Read]) -> Verdict {
     let mut verdict = Verdict::default();
@@ -167,12 +170,12 @@ impl Sent {
 /// Every message of the run, from the history.
 struct Sends {
     run: u64,
-    by_id: HashMap<(u32, u64), Sent>,
+    by_id: HashMap<MessageId, Sent>,
 }
 
 impl Sends {
     fn gather(run: u64, events: &[Event], verdict: &mut Verdict) -> Sends {
-        let mut by_id: HashMap<(u32, u64), Sent> = HashMap::with_capacity(events.len() / 2);
+        let mut by_id: HashMap<MessageId, Sent> = HashMap::with_capacity(events.len() / 2);
         for event in events {
             let (of_run, key, seq, attempt, end) = match event {
                 Event::Begin { .. } => {
@@ -221,7 +224,7 @@ impl Sends {
         Sends { run, by_id }
     }
 
-    fn acks(&self) -> impl Iterator<Item = ((u32, u64), Ack)> + '_ {
+    fn acks(&self) -> impl Iterator<Item = (MessageId, Ack)> + '_ {
         self.by_id.iter().filter_map(|(id, sent)| sent.ack.map(|ack| (*id, ack)))
     }
 
@@ -234,7 +237,8 @@ impl Sends {
     }
 
     fn check_acknowledged_offsets(&self, verdict: &mut Verdict) {
-        let mut at: HashMap<(u32, u64), (u32, u64)> = HashMap::with_capacity(self.by_id.len());
+        // (queue, queue offset) to message.
+        let mut at: HashMap<(u32, u64), MessageId> = HashMap::with_capacity(self.by_id.len());
         let mut acks: Vec<_> = self.acks().collect();
         acks.sort_unstable_by_key(|(_, ack)| ack.at_ns);
         for ((key, seq), ack) in acks {
@@ -251,7 +255,7 @@ impl Sends {
 
     /// A acknowledged before B began, same queue: A lies in front of B.
     fn check_real_time(&self, verdict: &mut Verdict) {
-        let mut queues: BTreeMap<u32, Vec<((u32, u64), Ack)>> = BTreeMap::new();
+        let mut queues: BTreeMap<u32, Vec<(MessageId, Ack)>> = BTreeMap::new();
         for (id, ack) in self.acks() {
             queues.entry(ack.queue).or_default().push((id, ack));
         }
@@ -261,7 +265,7 @@ impl Sends {
             let mut by_start = acks;
             by_start.sort_unstable_by_key(|(_, ack)| ack.invoked_ns);
             let mut ended = by_end.into_iter().peekable();
-            let mut highest: Option<((u32, u64), u64)> = None;
+            let mut highest: Option<(MessageId, u64)> = None;
             for ((key, seq), ack) in by_start {
                 while let Some((id, before)) = ended.next_if(|(_, other)| other.at_ns < ack.invoked_ns) {
                     if highest.is_none_or(|(_, offset)| before.queue_offset > offset) {
@@ -319,7 +323,7 @@ impl Reading {
     }
 
     fn check_against_sends(&self, sends: &Sends, verdict: &mut Verdict) {
-        let mut copies: HashMap<(u32, u64), u64> = HashMap::with_capacity(sends.by_id.len());
+        let mut copies: HashMap<MessageId, u64> = HashMap::with_capacity(sends.by_id.len());
         for (queue, entries) in &self.queues {
             for (queue_offset, id) in entries.iter().enumerate() {
                 let Some(id) = id else {
@@ -378,7 +382,7 @@ impl Reading {
     fn check_key_order(&self, verdict: &mut Verdict) {
         let mut key_queue: HashMap<u32, u32> = HashMap::new();
         for (queue, entries) in &self.queues {
-            let mut seen: HashMap<(u32, u64), ()> = HashMap::with_capacity(entries.len());
+            let mut seen: HashSet<MessageId> = HashSet::with_capacity(entries.len());
             let mut highest: HashMap<u32, u64> = HashMap::new();
             for (queue_offset, id) in entries.iter().enumerate() {
                 let Some(id) = id else { continue };
@@ -390,7 +394,7 @@ impl Reading {
                         )
                     });
                 }
-                if seen.insert((id.key, id.seq), ()).is_some() {
+                if !seen.insert((id.key, id.seq)) {
                     continue;
                 }
                 let highest = highest.entry(id.key).or_insert(id.seq);
