@@ -391,26 +391,6 @@ impl<H: Host> World<H> {
 
     /// Carries out what a poll asked for, in the order in which the raft loop does it.
     fn carry(&mut self, id: RaftId, out: &mut Outputs<H::Stamper>) -> Result<(), Violation> {
-        let messages: Vec<_> = out.messages.drain(..).collect();
-        for message in messages {
-            let peer = message.raft.to;
-            if peer == 0 || peer > self.plan.nodes as u64 {
-                return Err(Violation::new("knows-its-peers", format!("node {id} writes to {peer}")));
-            }
-            match self.network.send(&message, self.now, &mut self.rng) {
-                Fate::Arrives(parcels) => {
-                    for (at, parcel) in parcels {
-                        self.schedule_at(at, Event::Arrive(parcel));
-                    }
-                }
-                Fate::Lost { told: true } => {
-                    let run = self.node(id).run;
-                    let after = self.rng.random_range(0..5 * MS);
-                    self.schedule(after, Event::Unreachable { node: id, run, peer });
-                }
-                Fate::Lost { told: false } => {}
-            }
-        }
         // What leaves rests on what earlier polls handed to the disk; a job of this one may cut some of that off.
         for message in &out.messages {
             let World { checks, nodes, .. } = self;
