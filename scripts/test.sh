@@ -86,6 +86,9 @@ parts+=("$(printf '%-34s %6d s   ok' "machine and tools" $((SECONDS - started)))
 part "format" cargo fmt --all --check
 part "licences, bans, sources" cargo deny --log-level error check licenses bans sources
 part "build" cargo build --locked --workspace --all-targets || finish
+# The process tests run a copy: a later part that builds must not change the program under their feet.
+cp "$CARGO_TARGET_DIR/debug/ledgermq" "$logs/ledgermq"
+export LEDGERMQ_BIN="$logs/ledgermq"
 part "lints" cargo clippy --locked --workspace --all-targets -- -D warnings
 part "documentation" documentation
 part "unit and property tests" nextest --workspace -E "not ($processes) & not ($simulations)"
