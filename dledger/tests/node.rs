@@ -4,9 +4,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 use std::collections::VecDeque;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -110,8 +111,13 @@ struct Cluster {
     _dir: tempfile::TempDir,
 }
 
+/// Loopback addresses that nobody else takes while a node is down: of a network of this process's and this call's own,
+/// so that neither another test nor the source port of some connection gets in between.
 fn free_addresses(count: usize) -> Vec<SocketAddr> {
-    let held: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    static CALLS: AtomicU8 = AtomicU8::new(1);
+    let [_, _, pid_high, pid_low] = std::process::id().to_be_bytes();
+    let host = Ipv4Addr::new(127, pid_high | 0x80, pid_low, CALLS.fetch_add(1, Ordering::Relaxed));
+    let held: Vec<_> = (0..count).map(|_| TcpListener::bind((host, 0)).unwrap()).collect();
     held.iter().map(|listener| listener.local_addr().unwrap()).collect()
 }
 
