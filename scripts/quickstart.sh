@@ -49,12 +49,6 @@ fi
 say "building (the first time compiles RocksDB: about ten minutes on two cores)"
 cargo build --locked -p ledgermq "${features[@]}"
 say "built after $((SECONDS - started)) s"
-# A copy of its own: a build that runs meanwhile must not change the program under a drill's feet.
-program_dir=$(mktemp -d)
-cp "$CARGO_TARGET_DIR/debug/ledgermq" "$program_dir/ledgermq"
-ledgermq="$program_dir/ledgermq"
-"$ledgermq" --version
-
 if [ -z "$dir" ]; then
     parent="${TMPDIR:-/tmp}"
     # What is fsynced to memory survives nothing.
@@ -65,6 +59,10 @@ fi
 mkdir -p "$dir"
 dir=$(cd "$dir" && pwd)
 say "data, logs and the clients' history are in $dir"
+# A copy of its own: a build that runs meanwhile must not change the program under a drill's feet.
+ledgermq="$dir/ledgermq"
+cp "$CARGO_TARGET_DIR/debug/ledgermq" "$ledgermq"
+"$ledgermq" --version
 
 dev_pid=""
 stop_cluster() {
@@ -72,7 +70,6 @@ stop_cluster() {
         wait "$dev_pid" 2>/dev/null || true
     fi
     dev_pid=""
-    rm -rf "$program_dir"
 }
 trap stop_cluster EXIT
 trap 'exit 130' INT
@@ -101,7 +98,6 @@ status=0
 "$ledgermq" drill failover --dir "$dir" --messages "$messages" || status=$?
 
 if [ "$keep" = yes ]; then
-    cp "$ledgermq" "$dir/ledgermq"
     cat <<END
 
 The cluster goes on. Stop it with:  kill $dev_pid
@@ -111,9 +107,9 @@ Its name server is 127.0.0.1:$base_port, for example for the official Java clien
     producer.start();
     producer.send(new Message("MyTopic", "hello".getBytes()));
 From a shell:
-    $dir/ledgermq produce --namesrv 127.0.0.1:$base_port --topic MyTopic hello
-    $dir/ledgermq consume --namesrv 127.0.0.1:$base_port --topic MyTopic
-    $dir/ledgermq admin cluster --namesrv 127.0.0.1:$base_port
+    $ledgermq produce --namesrv 127.0.0.1:$base_port --topic MyTopic hello
+    $ledgermq consume --namesrv 127.0.0.1:$base_port --topic MyTopic
+    $ledgermq admin cluster --namesrv 127.0.0.1:$base_port
 END
     dev_pid=""
 else
