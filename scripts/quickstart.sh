@@ -49,7 +49,9 @@ fi
 say "building (the first time compiles RocksDB: about ten minutes on two cores)"
 cargo build --locked -p ledgermq "${features[@]}"
 say "built after $((SECONDS - started)) s"
+own_dir=no
 if [ -z "$dir" ]; then
+    own_dir=yes
     parent="${TMPDIR:-/tmp}"
     # What is fsynced to memory survives nothing.
     [ "$(stat -f -c %T "$parent" 2>/dev/null)" = tmpfs ] && parent="$HOME/.cache/ledgermq"
@@ -114,9 +116,9 @@ END
     dev_pid=""
 else
     stop_cluster
-    if [ "$status" -eq 0 ]; then
+    if [ "$status" -eq 0 ] && [ "$own_dir" = yes ]; then
         rm -rf "$dir"
-        say "the folder is removed again (--keep keeps it)"
+        say "the folder is removed again (--dir and --keep leave it)"
     else
         say "the data, logs and history of this run stay in $dir"
     fi
