@@ -89,6 +89,7 @@ setup_tests() {
     need_command javac default-jdk-headless
     need_command mvn maven
     need_command strace strace
+    need_command python3 python3
     need_command mkfs.ext4 e2fsprogs
     need_command mount mount
     # Brings nextest and deny as wheels.
