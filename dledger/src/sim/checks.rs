@@ -38,8 +38,11 @@ struct NodeRecord {
     log: Vec<Written>,
     /// The log before each cut that may not have reached the disk: number of the job, and the frames.
     before_cuts: Vec<(u64, Vec<FramePos>)>,
-    /// Everything up to this index has been seen on the disk.
+    /// Everything up to this index has been seen on the disk. More than was promised, when jobs that wait cut the same
+    /// frames off and write them again.
     verified: u64,
+    /// Everything up to this index was promised to a leader.
+    promised: u64,
     /// Commit index up to which its frames stand in the table of committed ones.
     noted: u64,
     /// Highest term in a message that has left.
@@ -98,6 +101,7 @@ impl Checks {
             record.before_cuts.push((task.number, record.log.iter().map(|written| written.at).collect()));
             record.log.truncate(keep.index as usize);
             record.verified = record.verified.min(keep.index);
+            record.promised = record.promised.min(keep.index);
         }
         for frame in &task.job.frames {
             if frame.at.index != record.log.len() as u64 + 1 {
@@ -210,9 +214,13 @@ impl Checks {
                 return fail("vote-durable-before-answer", detail);
             }
         }
-        if kind == MessageType::MsgAppendResponse && !raft.reject && !self.durable_up_to(node, raft.index, disk) {
-            let detail = format!("node {node} answers that entry {} is durable, and it is not", raft.index);
-            return fail("append-durable-before-answer", detail);
+        if kind == MessageType::MsgAppendResponse && !raft.reject {
+            if !self.durable_up_to(node, raft.index, disk) {
+                let detail = format!("node {node} answers that entry {} is durable, and it is not", raft.index);
+                return fail("append-durable-before-answer", detail);
+            }
+            let record = self.node(node);
+            record.promised = record.promised.max(raft.index);
         }
         Ok(())
     }
@@ -282,7 +290,7 @@ impl Checks {
         }
         record.durable_vote = (0, 0);
         record.commit = commit;
-        let promised = record.verified;
+        let promised = record.promised;
         let before = std::mem::take(&mut record.log);
         record.verified = 0;
         for frame in view.iter(1) {

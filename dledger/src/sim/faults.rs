@@ -229,6 +229,19 @@ impl<H: Host> World<H> {
         }
     }
 
+    /// A cut of the log is rare, and the worst moment to die.
+    pub(super) fn tempt(&mut self, id: RaftId) {
+        let waiting = self.node(id).live.as_ref().map_or(&[][..], |live| &live.waiting);
+        let cuts = waiting.iter().any(|task| task.job.truncate_to.is_some());
+        if cuts && self.faults_on && self.plan.die_in_cut > 0 && self.rng.random_ratio(1, self.plan.die_in_cut) {
+            let calls = self.rng.random_range(0..14);
+            let power = self.rng.random_bool(0.8);
+            let node = self.node_mut(id);
+            node.disk.power_off_after(calls);
+            node.off_is_power_cut = power;
+        }
+    }
+
     fn cut_for(&mut self, pairs: Vec<(RaftId, RaftId)>, ms: std::ops::Range<u64>) {
         let ms = self.rng.random_range(ms);
         self.cut(pairs, ms);

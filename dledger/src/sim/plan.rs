@@ -57,6 +57,8 @@ pub struct Plan {
     pub(super) wake: std::ops::Range<u64>,
     pub(super) fault_gap: u64,
     pub(super) faults: Vec<(Fault, u32)>,
+    /// One in so many jobs that cut a suffix off is the last thing a node does; 0 for none.
+    pub(super) die_in_cut: u32,
     /// Parts per million that clocks may be off by.
     pub(super) clock_skew: u64,
     /// Whether the run begins with [`super::World::forgotten_change`].
@@ -83,6 +85,7 @@ impl Plan {
             wake: 0..100,
             fault_gap: 0,
             faults: Vec::new(),
+            die_in_cut: 0,
             clock_skew: 0,
             forgotten_change: false,
             cut_at_end: false,
@@ -92,8 +95,10 @@ impl Plan {
     /// The plan of a seed.
     pub fn draw(seed: u64) -> Plan {
         let rng = &mut SmallRng::seed_from_u64(seed ^ 0x706c_616e);
-        let birth = *[3, 3, 3, 3, 5].choose(rng).expect("not empty");
-        let membership = rng.random_ratio(1, 4);
+        // Nothing but short leaderships and deaths in the middle of what they leave behind.
+        let stormy = rng.random_ratio(1, 10);
+        let birth = if stormy { 5 } else { *[3, 3, 3, 3, 5].choose(rng).expect("not empty") };
+        let membership = rng.random_ratio(1, 4) && !stormy;
         let nodes = if membership { (birth + rng.random_range(0..=2)).min(5) } else { birth };
         let buggify = rng.random_bool(0.5);
         let segment_size = *[16u64 << 10, 32 << 10, 64 << 10].choose(rng).expect("not empty");
@@ -116,7 +121,7 @@ impl Plan {
         };
         plan.apply = if rng.random_ratio(1, 4) { 1_000..60_000 } else { 20..2_000 };
         plan.wake = if rng.random_ratio(1, 4) { 0..5_000 } else { 0..300 };
-        if birth == 5 && rng.random_ratio(1, 4) {
+        if birth == 5 && !stormy && rng.random_ratio(1, 4) {
             plan.forgotten_change = true;
             plan.tuning.hint_interval = Duration::from_secs(10);
         }
@@ -125,6 +130,13 @@ impl Plan {
             return plan;
         }
         plan.fault_gap = rng.random_range(150..1_200) * MS;
+        plan.die_in_cut = if rng.random_bool(0.5) { rng.random_range(1..4) } else { 0 };
+        if stormy {
+            plan.die_in_cut = 1;
+            plan.fault_gap = rng.random_range(300..1_000) * MS;
+            plan.faults = vec![(Fault::Storm, 6), (Fault::Reset, 1), (Fault::PowerCut, 1)];
+            return plan;
+        }
         for fault in Fault::ALL {
             let wanted = if fault == Fault::Members { membership } else { rng.random_bool(0.5) };
             if wanted {

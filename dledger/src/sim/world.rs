@@ -497,6 +497,7 @@ impl<H: Host> World<H> {
     }
 
     fn write(&mut self, id: RaftId) -> Result<(), Violation> {
+        self.tempt(id);
         let live = self.live(id);
         live.syncing = std::mem::take(&mut live.waiting);
         if log_io::write(&mut live.writer, &live.syncing).is_err() {
