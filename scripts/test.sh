@@ -64,7 +64,7 @@ finish() {
     exit
 }
 
-documentation() { RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items; }
+documentation() { RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --locked --workspace --no-deps --document-private-items; }
 nextest() { cargo nextest run --locked --no-fail-fast --status-level slow --final-status-level fail "$@"; }
 # A broker that acknowledges before a quorum has the message must be caught, or the green drill means nothing.
 planted_drill() {

@@ -17,7 +17,7 @@ pub struct Clock {
     pub wall_ms: u64,
 }
 
-/// Work for log-io. Tasks of a group are carried out in the order given; [`GroupCore::written`] reports each.
+/// Work for log-io. Tasks of a group are carried out in the order given; [`super::GroupCore::written`] reports each.
 #[derive(Debug)]
 pub struct WriteTask {
     /// Number to report.
@@ -38,7 +38,7 @@ pub struct ApplyTask {
 /// Who waits for a read barrier. Opaque here.
 pub type ReadTicket = u64;
 
-/// What one [`GroupCore::poll`] asks the raft loop to do.
+/// What one [`super::GroupCore::poll`] asks the raft loop to do.
 #[derive(Debug)]
 pub struct Outputs<S: Stamper> {
     /// Messages that may leave now.
