@@ -10,7 +10,7 @@
 //!        |             \-> ended proposals, reached read barriers, the role
 //! ```
 //! The same code runs under the raft loop thread and in the simulator. Nothing here reads a clock or draws a random
-//! number that was not handed in; the only disk access is the bounded catch-up read in [`crate::storage`].
+//! number that was not handed in; the only disk access is the bounded catch-up read in `storage.rs`.
 
 mod leadership;
 mod membership;
