@@ -3,16 +3,22 @@
 # A failing seed is printed with the line that replays it.
 #
 #   scripts/sim.sh N [--first-seed S]   N seeds from S (1) on
+#   scripts/sim.sh N --plant BUG        plants one bug (early-ack, ...) and searches N seeds until one finds it
 #   scripts/sim.sh --planted [N]        for each planted bug the first seed that finds it, among N (recorded seeds if absent)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/setup.sh
 setup_build
 
-planted=no seeds="" first=1
+planted=no seeds="" first=1 bug=""
 while [ $# -gt 0 ]; do
     case "$1" in
         --planted) planted=yes ;;
+        --plant)
+            [ $# -ge 2 ] || fail "--plant needs the name of a bug"
+            planted=yes bug=$2
+            shift
+            ;;
         --first-seed)
             [ $# -ge 2 ] || fail "--first-seed needs a value"
             first=$2
@@ -31,6 +37,7 @@ done
 
 export LEDGERMQ_SIM_FIRST_SEED=$first
 if [ -n "$seeds" ]; then export LEDGERMQ_SIM_SEEDS=$seeds; else unset LEDGERMQ_SIM_SEEDS; fi
+export LEDGERMQ_SIM_PLANT=$bug
 if [ "$planted" = yes ]; then
     exec cargo test --locked -p ledgermq-tests --features planted-bugs --test planted -- --nocapture --test-threads 2
 fi
