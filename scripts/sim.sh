@@ -41,4 +41,4 @@ export LEDGERMQ_SIM_PLANT=$bug
 if [ "$planted" = yes ]; then
     exec cargo test --locked -p ledgermq-tests --features planted-bugs --test planted -- --nocapture --test-threads 2
 fi
-exec cargo test --locked -p ledgermq-tests --test simulation -- --nocapture --test-threads 2
+exec cargo test --locked -p ledgermq-tests --test simulation --test simulation_scenarios -- --nocapture --test-threads 2

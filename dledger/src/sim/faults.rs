@@ -1,12 +1,17 @@
 //! What goes wrong during a run. Which fault, on whom and for how long is drawn from the seed alone.
 
+use std::path::{Path, PathBuf};
+
 use rand::Rng;
 use rand::seq::{IndexedRandom, IteratorRandom, SliceRandom};
 
 use super::host::{Death, Host, Violation};
+use super::node::DIR;
 use super::plan::MS;
 use super::world::{Event, World};
 use crate::group::MemberChange;
+use crate::log::Layout;
+use crate::log::segment::segment_path;
 use crate::types::RaftId;
 
 /// A kind of fault.
@@ -229,17 +234,32 @@ impl<H: Host> World<H> {
         }
     }
 
-    /// A cut of the log is rare, and the worst moment to die.
-    pub(super) fn tempt(&mut self, id: RaftId) {
+    /// A cut of the log is rare, and the worst moment to die. Returns whether the node dies with its job written and not
+    /// synced; else it may die between two calls of the disk.
+    pub(super) fn tempt(&mut self, id: RaftId) -> bool {
         let waiting = self.node(id).live.as_ref().map_or(&[][..], |live| &live.waiting);
         let cuts = waiting.iter().any(|task| task.job.truncate_to.is_some());
-        if cuts && self.faults_on && self.plan.die_in_cut > 0 && self.rng.random_ratio(1, self.plan.die_in_cut) {
-            let calls = self.rng.random_range(0..14);
-            let power = self.rng.random_bool(0.8);
-            let node = self.node_mut(id);
-            node.disk.power_off_after(calls);
-            node.off_is_power_cut = power;
+        if !cuts || !self.faults_on || self.plan.die_in_cut == 0 || !self.rng.random_ratio(1, self.plan.die_in_cut) {
+            return false;
         }
+        if self.rng.random_bool(0.5) {
+            return true;
+        }
+        let calls = self.rng.random_range(0..14);
+        let power = self.rng.random_bool(0.8);
+        let node = self.node_mut(id);
+        node.disk.power_off_after(calls);
+        node.off_is_power_cut = power;
+        false
+    }
+
+    /// The end of one of the frames that are written and not synced, or nothing: then each sector has its own fate.
+    pub(super) fn choose_tear(&mut self, id: RaftId) -> Option<(PathBuf, u64)> {
+        let World { nodes, rng, plan, .. } = self;
+        let tasks = &nodes[id as usize - 1].live.as_ref()?.syncing;
+        let frame = tasks.iter().flat_map(|task| &task.job.frames).choose(rng)?.at;
+        let base = Layout { segment_size: plan.segment_size }.base_of(frame.pos);
+        rng.random_bool(0.7).then(|| (segment_path(Path::new(DIR), base), frame.end().0 - base.0))
     }
 
     fn cut_for(&mut self, pairs: Vec<(RaftId, RaftId)>, ms: std::ops::Range<u64>) {

@@ -1,6 +1,7 @@
 //! The world of one run: virtual time, the queue of events, and what each event does to its node.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rand::rngs::SmallRng;
@@ -8,6 +9,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
 use super::checks::Checks;
+use super::disk::{self, SECTOR, Unsynced};
 use super::host::{Death, Host, Operation, Violation};
 use super::network::{Fate, Network, Parcel};
 use super::node::SimNode;
@@ -497,11 +499,15 @@ impl<H: Host> World<H> {
     }
 
     fn write(&mut self, id: RaftId) -> Result<(), Violation> {
-        self.tempt(id);
+        let dies = self.tempt(id);
         let live = self.live(id);
         live.syncing = std::mem::take(&mut live.waiting);
         if log_io::write(&mut live.writer, &live.syncing).is_err() {
             return self.die_of_disk(id);
+        }
+        if dies {
+            let tear = self.choose_tear(id);
+            return self.end(id, Death::PowerCut, tear);
         }
         let run = self.node(id).run;
         let at = self.disk_time(id, self.plan.sync.clone());
@@ -629,12 +635,20 @@ impl<H: Host> World<H> {
     /// # Errors
     /// Never yet.
     pub fn kill(&mut self, id: RaftId, death: Death) -> Result<(), Violation> {
+        self.end(id, death, None)
+    }
+
+    /// With `tear`, a power cut keeps what was written in front of this offset of the segment file, and nothing behind.
+    fn end(&mut self, id: RaftId, death: Death, tear: Option<(PathBuf, u64)>) -> Result<(), Violation> {
         let World { host, nodes, host_rng, rng, .. } = self;
         let node = &mut nodes[id as usize - 1];
         match death {
             Death::Killed => node.disk.crash(),
             Death::PowerCut => {
-                node.disk.power_cut(rng);
+                match &tear {
+                    Some((path, offset)) => node.disk.power_cut_with(&mut |unsynced| torn_at(unsynced, path, *offset)),
+                    None => node.disk.power_cut(rng),
+                }
                 node.next_boot();
             }
         }
@@ -727,6 +741,20 @@ impl<H: Host> World<H> {
     pub fn transfer(&mut self, id: RaftId, to: RaftId) {
         self.live(id).core.transfer_leader(to);
         self.ring(id);
+    }
+}
+
+/// What a power cut in the middle of a sequential write leaves.
+fn torn_at(unsynced: Unsynced<'_>, torn: &Path, offset: u64) -> disk::Fate {
+    match unsynced {
+        Unsynced::Sector { path: Some(path), sector, .. } if path == torn => {
+            match offset.saturating_sub(sector * SECTOR as u64) as usize {
+                0 => disk::Fate::Lost,
+                kept if kept >= SECTOR => disk::Fate::Kept,
+                kept => disk::Fate::Torn(kept),
+            }
+        }
+        _ => disk::Fate::Kept,
     }
 }
 
