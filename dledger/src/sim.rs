@@ -15,16 +15,19 @@
 
 mod checks;
 mod clock;
+mod controls;
 pub mod disk;
 mod faults;
 mod finish;
 mod host;
+mod lives;
 mod network;
 mod node;
 mod plan;
 pub mod queues;
 mod report;
 mod scenarios;
+mod threads;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,0 +1,162 @@
+//! How the nodes of a simulated group start, stop and die.
+
+use std::path::{Path, PathBuf};
+
+use rand::Rng;
+
+use super::disk::{self, SECTOR, Unsynced};
+use super::host::{Death, Host, Violation};
+use super::plan::MS;
+use super::world::{Event, World};
+use crate::log::recovery::TailState;
+use crate::log_io;
+use crate::raft_loop::TICK;
+use crate::types::RaftId;
+
+impl<H: Host> World<H> {
+    pub(super) fn start(&mut self, id: RaftId) -> Result<(), Violation> {
+        let election_seed = self.rng.random();
+        let World { seed, plan, host, now, nodes, .. } = self;
+        let node = &mut nodes[id as usize - 1];
+        let faults_before = node.disk.counters().faults;
+        let opened = node.open(*now, *seed, plan, host, election_seed);
+        let tail_state = match opened {
+            Ok(tail_state) => tail_state,
+            Err(_) if node.disk.is_off() => return self.die_of_disk(id),
+            Err(_) if node.disk.counters().faults > faults_before => return self.die_of_disk(id),
+            Err(error) => return Err(Violation::new("recovers", format!("node {id} does not start: {error}"))),
+        };
+        match tail_state {
+            TailState::Clean => {}
+            TailState::TornTail => self.count("torn tail"),
+            TailState::TornJob => self.count("torn job"),
+        }
+        let node = &mut self.nodes[id as usize - 1];
+        let run = node.run;
+        let live = node.live.as_ref().expect("just opened");
+        let (hard_state, commit) = (live.core.hard_state(), live.core.commit_index());
+        self.trace("started", hard_state.0, commit);
+        let live = self.nodes[id as usize - 1].live.as_ref().expect("just opened");
+        self.checks.started(id, hard_state, commit, &live.view)?;
+        self.check_machine(id, true)?;
+        let gap = self.node(id).clock.stretch(TICK.as_micros() as u64);
+        let first_tick = self.rng.random_range(1..=gap);
+        self.schedule(first_tick, Event::Tick { node: id, run });
+        self.ring(id);
+        Ok(())
+    }
+
+    /// A node dies and, while restarts are on, starts again some time later.
+    ///
+    /// # Errors
+    /// Never yet.
+    pub fn kill(&mut self, id: RaftId, death: Death) -> Result<(), Violation> {
+        self.end(id, death, None)
+    }
+
+    /// With `tear`, a power cut keeps what was written in front of this offset of the segment file, and nothing behind.
+    pub(super) fn end(&mut self, id: RaftId, death: Death, tear: Option<(PathBuf, u64)>) -> Result<(), Violation> {
+        let World { host, nodes, host_rng, rng, .. } = self;
+        let node = &mut nodes[id as usize - 1];
+        match death {
+            Death::Killed => node.disk.crash(),
+            Death::PowerCut => {
+                match &tear {
+                    Some((path, offset)) => node.disk.power_cut_with(&mut |unsynced| torn_at(unsynced, path, *offset)),
+                    None => node.disk.power_cut(rng),
+                }
+                node.next_boot();
+            }
+        }
+        node.live = None;
+        node.run += 1;
+        node.paused_until = 0;
+        host.died(id, &mut node.store, death, host_rng);
+        self.network.reset_node(id);
+        self.trace("dies", id, death as u64);
+        self.count(match death {
+            Death::Killed => "kill",
+            Death::PowerCut => "power cut",
+        });
+        self.restart_later(id);
+        Ok(())
+    }
+
+    pub(super) fn restart_later(&mut self, id: RaftId) {
+        if self.restarts_on {
+            let run = self.node(id).run;
+            let after = if self.faults_on { self.rng.random_range(5..2_500) * MS } else { 10 * MS };
+            self.schedule(after, Event::Start { node: id, run });
+        }
+    }
+
+    /// The disk has failed under a running node, or its planned power-off has come: the process ends at once.
+    pub(super) fn die_of_disk(&mut self, id: RaftId) -> Result<(), Violation> {
+        let node = self.node(id);
+        let death = if node.disk.is_off() {
+            self.count("death in a job");
+            if self.node(id).off_is_power_cut { Death::PowerCut } else { Death::Killed }
+        } else {
+            self.count("EIO stop");
+            Death::Killed
+        };
+        self.kill(id, death)
+    }
+
+    /// All nodes lose their power at once.
+    ///
+    /// # Errors
+    /// Never yet.
+    pub fn power_cut_all(&mut self) -> Result<(), Violation> {
+        self.count("power cut of all");
+        for id in self.ids() {
+            self.kill(id, Death::PowerCut)?;
+        }
+        Ok(())
+    }
+
+    /// Stops a node as production does: what it was given is written and applied, and it says so.
+    pub(super) fn stop_cleanly(&mut self, id: RaftId) -> Result<(), Violation> {
+        let now = self.now;
+        let node = self.node_mut(id);
+        if node.paused_until > now || node.stalled_until > now {
+            return Ok(());
+        }
+        let Some(mut live) = node.live.take() else {
+            return Ok(());
+        };
+        let meta = live.core.closing_meta();
+        let written = log_io::sync(&mut live.writer, &live.syncing);
+        let rest = written.and_then(|_| log_io::carry_out(&mut live.writer, &live.waiting));
+        let mut stopped = rest.map(drop).map_err(drop);
+        while let (Ok(()), Some(task)) = (stopped, live.rounds.pop_front()) {
+            stopped = live.applier.run(&task).map(drop).map_err(drop);
+        }
+        if stopped.is_ok() {
+            stopped = live.applier.flush().map_err(drop);
+        }
+        if stopped.is_ok() {
+            stopped = live.writer.close(&meta).map_err(drop);
+        }
+        drop(live.core);
+        if stopped.is_err() {
+            return self.die_of_disk(id);
+        }
+        self.count("clean stop");
+        self.kill(id, Death::Killed)
+    }
+}
+
+/// What a power cut in the middle of a sequential write leaves.
+fn torn_at(unsynced: Unsynced<'_>, torn: &Path, offset: u64) -> disk::Fate {
+    match unsynced {
+        Unsynced::Sector { path: Some(path), sector, .. } if path == torn => {
+            match offset.saturating_sub(sector * SECTOR as u64) as usize {
+                0 => disk::Fate::Lost,
+                kept if kept >= SECTOR => disk::Fate::Kept,
+                kept => disk::Fate::Torn(kept),
+            }
+        }
+        _ => disk::Fate::Kept,
+    }
+}
