@@ -18,7 +18,6 @@ fn play(plan: &Plan, script: impl Fn(u64, &mut World<BrokerHost>) -> Result<(), 
         });
         total.merge(&played.unwrap_or_else(|failure| panic!("{failure}")));
     }
-    println!("{total}");
     total
 }
 
@@ -57,6 +56,7 @@ fn a_topic_is_deleted_and_made_again_while_leaders_change() {
         }
         Ok(())
     });
+    println!("{total}");
     for name in ["topic deletion", "leader change", "unknown outcome", "acknowledged"] {
         assert!(total.counters.get(name).is_some_and(|times| *times >= SEEDS), "too few of {name}");
     }
@@ -68,11 +68,13 @@ fn a_restarted_member_remembers_committed_changes() {
     let mut plan = Plan::calm(5, 5);
     plan.tuning.hint_interval = Duration::from_secs(10);
     let total = play(&plan, |_, world| world.forgotten_change().map(drop));
+    println!("{total}");
     assert!(total.counters.get("forgotten change").is_some_and(|times| *times >= SEEDS / 2), "it hardly came about");
 }
 
 /// A reader would be told less than what had been acknowledged before it asked.
 #[test]
 fn a_deposed_leader_serves_nothing() {
-    play(&Plan::calm(3, 3), |_, world| world.stale_leader().map(drop));
+    let total = play(&Plan::calm(3, 3), |_, world| world.stale_leader().map(drop));
+    println!("{total}");
 }
