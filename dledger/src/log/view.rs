@@ -221,26 +221,46 @@ impl LogView {
     /// Frames from `from_index` on until their payloads reach `max_bytes` (at least one when there is one, at most
     /// [`FRAMES_MAX`]); empty when the first is not in the readable range.
     pub fn frames(&self, from_index: u64, max_bytes: u64) -> Result<Vec<Frame>, ViewError> {
-        let mut scanner = self.scanner();
-        let Some(first) = self.find_with(&mut scanner, from_index)? else { return Ok(Vec::new()) };
-        let mut frames = vec![self.load_at(&mut scanner, &first)?];
-        let mut bytes = frames[0].payload.len() as u64;
-        let mut prev = first;
-        while frames.len() < FRAMES_MAX {
-            let Some(header) = self.next_header(&mut scanner, &prev)? else { break };
-            bytes += u64::from(header.payload_len);
-            if bytes > max_bytes {
-                break;
-            }
-            frames.push(self.load(&mut scanner, &header)?);
-            prev = header.at();
-        }
+        let mut frames = Vec::new();
+        self.load_run(FramesFrom::Index(from_index), max_bytes, &mut frames)?;
         Ok(frames)
     }
 
     /// All frames from `from_index` to the published end, one by one.
     pub fn iter(&self, from_index: u64) -> Frames {
-        Frames { view: self.clone(), state: FramesState::From(from_index) }
+        Frames {
+            view: self.clone(),
+            from: Some(FramesFrom::Index(from_index)),
+            loaded: Vec::new().into_iter(),
+            end: None,
+        }
+    }
+
+    /// Loads frames through one buffer, within the bounds of [`LogView::frames`]. After an error the frames in front of
+    /// the damage are there.
+    fn load_run(&self, from: FramesFrom, max_bytes: u64, frames: &mut Vec<Frame>) -> Result<(), ViewError> {
+        let mut scanner = self.scanner();
+        let mut bytes = 0;
+        let mut prev = match from {
+            FramesFrom::Index(index) => {
+                let Some(first) = self.find_with(&mut scanner, index)? else { return Ok(()) };
+                let frame = self.load_at(&mut scanner, &first)?;
+                bytes += frame.payload.len() as u64;
+                frames.push(frame);
+                first
+            }
+            FramesFrom::Behind(prev) => prev,
+        };
+        while frames.len() < FRAMES_MAX {
+            let Some(header) = self.next_header(&mut scanner, &prev)? else { break };
+            bytes += u64::from(header.payload_len);
+            if bytes > max_bytes && !frames.is_empty() {
+                break;
+            }
+            frames.push(self.load(&mut scanner, &header)?);
+            prev = header.at();
+        }
+        Ok(())
     }
 
     /// The frame that holds the byte at `pos`; `None` in a blank and behind the published end.
@@ -363,38 +383,42 @@ impl LogView {
     }
 }
 
-enum FramesState {
-    From(u64),
-    After(FramePos),
-    Done,
+/// Where a run of frames begins.
+enum FramesFrom {
+    Index(u64),
+    Behind(FramePos),
 }
+
+/// Payload bytes that the iterator holds at a time.
+const ITER_BYTES: u64 = 1024 * 1024;
 
 /// Iterator of [`LogView::iter`]. Ends after the first error.
 pub struct Frames {
     view: LogView,
-    state: FramesState,
+    /// Where the next run begins; `None` when there is none.
+    from: Option<FramesFrom>,
+    loaded: std::vec::IntoIter<Frame>,
+    /// What lies behind the loaded frames.
+    end: Option<ViewError>,
 }
 
 impl Iterator for Frames {
     type Item = Result<Frame, ViewError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let frame = match self.state {
-            FramesState::From(index) => {
-                let mut scanner = self.view.scanner();
-                match self.view.find_with(&mut scanner, index) {
-                    Ok(Some(at)) => self.view.load_at(&mut scanner, &at).map(Some),
-                    Ok(None) => Ok(None),
-                    Err(error) => Err(error),
-                }
+        if self.loaded.len() == 0
+            && let Some(from) = self.from.take()
+        {
+            let mut frames = Vec::new();
+            self.end = self.view.load_run(from, ITER_BYTES, &mut frames).err();
+            if self.end.is_none() {
+                self.from = frames.last().map(|frame| FramesFrom::Behind(frame.at));
             }
-            FramesState::After(prev) => self.view.frame_after(&prev),
-            FramesState::Done => Ok(None),
-        };
-        self.state = match &frame {
-            Ok(Some(frame)) => FramesState::After(frame.at),
-            _ => FramesState::Done,
-        };
-        frame.transpose()
+            self.loaded = frames.into_iter();
+        }
+        match self.loaded.next() {
+            Some(frame) => Some(Ok(frame)),
+            None => self.end.take().map(Err),
+        }
     }
 }
