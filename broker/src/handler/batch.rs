@@ -13,11 +13,12 @@ use ledgermq_protocol::names;
 use ledgermq_protocol::remoting::command::RemotingCommand;
 use ledgermq_protocol::remoting::headers::send::SendMessage;
 
-use super::send::{Sending, Target, check_body, check_names, check_properties, check_sys_flag, illegal};
+use super::send::{
+    Prepared, Sending, Target, check_body, check_names, check_properties, check_sys_flag, illegal, submit,
+};
 use crate::replica::Replica;
 use crate::server::outbox::Responder;
-use crate::server::ticket::SendTicket;
-use crate::stamp::{Item, Refusal, SendItem};
+use crate::stamp::{Refusal, SendItem};
 
 /// Most messages of one batch. Each is named in the answer with 32 hex digits, and the answer's header is bounded.
 pub const BATCH_MESSAGES_MAX: usize = 4_096;
@@ -27,20 +28,10 @@ pub const BATCH_STORED_BYTES_MAX: usize = 8 << 20;
 
 /// Handles one batch.
 pub fn send_batch(replica: &Arc<Replica>, request: &RemotingCommand, responder: Responder) {
-    match prepare(&replica.sending, request, responder.connection().peer()) {
-        Ok((item, unique_key)) => {
-            let ticket = SendTicket { responder, unique_key, identity: Arc::clone(replica.identity()) };
-            replica.propose_send(Item::Send(item), ticket);
-        }
-        Err(refusal) => responder.refuse(refusal.code, refusal.remark),
-    }
+    submit(replica, prepare(&replica.sending, request, responder.connection().peer()), responder);
 }
 
-fn prepare(
-    sending: &Sending,
-    request: &RemotingCommand,
-    born_host: SocketAddr,
-) -> Result<(SendItem, Option<Box<str>>), Refusal> {
+fn prepare(sending: &Sending, request: &RemotingCommand, born_host: SocketAddr) -> Result<Prepared, Refusal> {
     let header = SendMessage::from_ext(request.code, &request.ext).map_err(super::bad_field)?;
     check_names(&header)?;
     if names::is_retry_topic(header.topic) {

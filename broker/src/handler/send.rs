@@ -55,7 +55,12 @@ impl Sending {
 
 /// Handles one send.
 pub fn send(replica: &Arc<Replica>, request: &RemotingCommand, responder: Responder) {
-    match prepare(&replica.sending, request, responder.connection().peer()) {
+    submit(replica, prepare(&replica.sending, request, responder.connection().peer()), responder);
+}
+
+/// Proposes what a send or a batch has become, or refuses it.
+pub(super) fn submit(replica: &Replica, prepared: Result<Prepared, Refusal>, responder: Responder) {
+    match prepared {
         Ok((item, unique_key)) => {
             let ticket = SendTicket { responder, unique_key, identity: Arc::clone(replica.identity()) };
             replica.propose_send(Item::Send(item), ticket);
@@ -64,11 +69,10 @@ pub fn send(replica: &Arc<Replica>, request: &RemotingCommand, responder: Respon
     }
 }
 
-fn prepare(
-    sending: &Sending,
-    request: &RemotingCommand,
-    born_host: SocketAddr,
-) -> Result<(SendItem, Option<Box<str>>), Refusal> {
+/// The item to propose, and the unique key that the answer names.
+pub(super) type Prepared = (SendItem, Option<Box<str>>);
+
+fn prepare(sending: &Sending, request: &RemotingCommand, born_host: SocketAddr) -> Result<Prepared, Refusal> {
     let header = SendMessage::from_ext(request.code, &request.ext).map_err(super::bad_field)?;
     if header.batch == Some(true) {
         return Err(illegal("a batch is sent with SEND_BATCH_MESSAGE"));
