@@ -30,6 +30,7 @@ mod scenarios;
 mod threads;
 mod world;
 
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use host::{Death, Host, Operation, Place, Violation};
@@ -47,6 +48,26 @@ pub fn run<H: Host>(seed: u64, make_host: impl FnOnce(u64, &Plan) -> H, config: 
         world.run_faults()?;
         world.finish()
     })
+}
+
+/// Runs many seeds and adds up what happened; every failure is told as it comes, and returned.
+pub fn survey(
+    seeds: Range<u64>,
+    run: impl Fn(u64) -> Result<Stats, Failure>,
+    mut tell: impl FnMut(&Failure),
+) -> (Stats, Vec<Failure>) {
+    let mut total = Stats::default();
+    let mut failures = Vec::new();
+    for seed in seeds {
+        match run(seed) {
+            Ok(stats) => total.merge(&stats),
+            Err(failure) => {
+                tell(&failure);
+                failures.push(failure);
+            }
+        }
+    }
+    (total, failures)
 }
 
 /// Runs a scenario: `script` says what happens, on a world that begins as `plan` says.

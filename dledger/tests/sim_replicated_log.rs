@@ -46,23 +46,12 @@ fn every_seed_holds() {
         return;
     }
     let began = Instant::now();
-    let mut total = Stats::default();
-    let mut failures = Vec::new();
-    for seed in seeds {
-        match run(seed) {
-            Ok(stats) => total.merge(&stats),
-            Err(failure) => {
-                println!("{failure}");
-                failures.push(failure);
-            }
-        }
-    }
+    let (total, failures) = sim::survey(seeds, run, |failure| println!("{failure}"));
     println!("{count} seeds in {:.1} s: {total}", began.elapsed().as_secs_f64());
     assert!(failures.is_empty(), "{} seeds failed, the first: {}", failures.len(), failures[0]);
     if count >= SEEDS {
-        for name in SOMETIMES {
-            assert!(total.counters.get(name).is_some_and(|times| *times > 0), "no {name} in {count} seeds: hollow");
-        }
+        let missing = total.missing(&SOMETIMES);
+        assert!(missing.is_empty(), "no {missing:?} in {count} seeds: hollow");
     }
 }
 

@@ -69,6 +69,11 @@ pub struct Stats {
 }
 
 impl Stats {
+    /// Those of `names` that never happened: a run without them proves less than it seems to.
+    pub fn missing<'a>(&self, names: &[&'a str]) -> Vec<&'a str> {
+        names.iter().copied().filter(|name| self.counters.get(name).is_none_or(|times| *times == 0)).collect()
+    }
+
     /// Counts `name` once more.
     pub(super) fn count(&mut self, name: &'static str) {
         self.add(name, 1);
