@@ -64,7 +64,7 @@ finish() {
     exit
 }
 
-documentation() { RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --locked --workspace --no-deps --document-private-items; }
+documentation() { RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items; }
 nextest() { cargo nextest run --locked --no-fail-fast --status-level slow --final-status-level fail "$@"; }
 # A broker that acknowledges before a quorum has the message must be caught, or the green drill means nothing.
 planted_drill() {
@@ -81,9 +81,12 @@ planted_drill() {
 # The tests of the crate `tests` that start clusters of processes, by the name of their binary.
 processes='package(ledgermq-tests) & kind(test) & binary(/^(java|failover|bad_input|durability)$/)'
 # The simulator with the broker's real state machine: scripts/sim.sh runs it.
-simulations='package(ledgermq-tests) & binary(/^(simulation|planted)$/)'
+simulations='package(ledgermq-tests) & binary(/^(simulation|simulation_scenarios|planted)$/)'
 # The bugs that the log's own model must find, without a broker.
 log_planted() { nextest -p ledgermq-dledger --features planted-bugs -E 'binary(log_planted)'; }
+
+# The bugs that the broker's state machine must find. Each is planted in a whole process: nextest gives it one.
+machine_planted() { nextest -p ledgermq-broker --features planted-bugs --run-ignored only -E 'test(/_is_found$/)'; }
 
 # Not a part: it changes this shell's PATH, and ends the script with a sentence when something is missing.
 setup_tests
@@ -105,6 +108,7 @@ if [ "$quick" = no ]; then
     part "quickstart drill" scripts/quickstart.sh --messages 20000 --base-port 19876
     # Last, together: what is built with planted bugs is built for all of them.
     part "planted bugs, the log" log_planted
+    part "planted bugs, the state machine" machine_planted
     part "planted bugs, simulation" scripts/sim.sh --planted
     part "quickstart with a planted bug" planted_drill
 fi
