@@ -112,6 +112,8 @@ pub struct GroupCore<S: Stamper> {
     /// Ticks without a leader after which this replica campaigns, and what they were drawn for.
     campaign_after: usize,
     drawn_for: (u64, StateRole, RaftId),
+    /// Whether any leader was heard of since the start.
+    knew_leader: bool,
     clock: Clock,
 
     leadership: Leadership,
@@ -163,6 +165,8 @@ pub struct GroupCore<S: Stamper> {
     notice_at: Option<Duration>,
     /// A command of the layer above itself, proposed before anything else.
     own_command: Option<Bytes>,
+    /// Who is to lead next, and until when that waits for the proposals before it.
+    transfer_to: Option<(RaftId, Duration)>,
 }
 
 impl<S: Stamper> GroupCore<S> {
@@ -241,6 +245,7 @@ impl<S: Stamper> GroupCore<S> {
             rng: SmallRng::seed_from_u64(seed),
             campaign_after: 0,
             drawn_for: (u64::MAX, StateRole::Follower, 0),
+            knew_leader: false,
             clock,
             leadership: Leadership::None,
             role: RoleView { role: Role::Follower, term, leader: None },
@@ -273,6 +278,7 @@ impl<S: Stamper> GroupCore<S> {
             announced_commit: commit,
             notice_at: None,
             own_command: None,
+            transfer_to: None,
             tuning,
         };
         core.draw_election_timeout();
@@ -284,10 +290,16 @@ impl<S: Stamper> GroupCore<S> {
     fn draw_election_timeout(&mut self) {
         let raft = &self.raft.raft;
         let standing = (raft.term, raft.state, raft.leader_id);
+        self.knew_leader |= raft.leader_id != 0;
         if standing != self.drawn_for {
             self.drawn_for = standing;
-            self.campaign_after = self.rng.random_range(self.tuning.campaign_ticks.clone());
+            self.campaign_after = self.draw_campaign_ticks();
         }
+    }
+
+    fn draw_campaign_ticks(&mut self) -> usize {
+        let first = self.tuning.first_campaign_ticks.as_ref().filter(|_| !self.knew_leader);
+        self.rng.random_range(first.unwrap_or(&self.tuning.campaign_ticks).clone())
     }
 
     /// One tick of the monotonic clock. A replica that is far behind in applying does not campaign: as a leader it
@@ -300,7 +312,7 @@ impl<S: Stamper> GroupCore<S> {
         let raft = &mut self.raft.raft;
         if raft.state != StateRole::Leader && raft.election_elapsed >= self.campaign_after && may_campaign {
             raft.election_elapsed = 0;
-            self.campaign_after = self.rng.random_range(self.tuning.campaign_ticks.clone());
+            self.campaign_after = self.draw_campaign_ticks();
             // Refused while a membership change waits to be applied; the next time-out tries again.
             let _ = self.raft.campaign();
             self.draw_election_timeout();
@@ -404,10 +416,21 @@ impl<S: Stamper> GroupCore<S> {
         tracing::info!(group = %self.group, leader = peer, "the leader's process has ended");
     }
 
-    /// Hands the leadership to `to`, when this replica has it. Proposals are refused until that has come to an end.
+    /// Hands the leadership to `to`, when this replica has it: once the proposals that came before are stamped, or after
+    /// [`GroupTuning::transfer_drain`]. From then on proposals are refused until the transfer has come to an end.
     pub fn transfer_leader(&mut self, to: RaftId) {
         // A follower would pass the request on under the name of `to`.
         if self.raft.raft.state == StateRole::Leader {
+            self.transfer_to = Some((to, self.clock.mono + self.tuning.transfer_drain));
+        }
+    }
+
+    fn begin_transfer(&mut self) {
+        let Some((to, until)) = self.transfer_to else { return };
+        if self.raft.raft.state != StateRole::Leader {
+            self.transfer_to = None;
+        } else if self.queue.is_empty() || self.clock.mono >= until {
+            self.transfer_to = None;
             self.raft.transfer_leader(to);
         }
     }
@@ -463,6 +486,7 @@ impl<S: Stamper> GroupCore<S> {
         self.drive(out)?;
         self.lead(out);
         self.stamp_queue(out);
+        self.begin_transfer();
         self.ask_quorum();
         self.drive(out)?;
         self.lead(out);
@@ -479,7 +503,8 @@ impl<S: Stamper> GroupCore<S> {
 
     /// When [`GroupCore::poll`] must be called even if no input arrives.
     pub fn wake_at(&self) -> Option<Duration> {
-        [self.notice_at, self.pending_until, self.reads.wake_at()].into_iter().flatten().min()
+        let transfer = self.transfer_to.map(|(_, until)| until);
+        [self.notice_at, self.pending_until, self.reads.wake_at(), transfer].into_iter().flatten().min()
     }
 
     fn placement(&self, failure: StorageFailure) -> GroupError {

@@ -10,6 +10,10 @@ pub struct GroupTuning {
     /// Range of a follower's own election time-out, in ticks (upper end exclusive). Its lower end lies above
     /// `election_ticks`, so that a candidate is not refused by one tick of skew.
     pub campaign_ticks: std::ops::Range<usize>,
+    /// The same until this replica has heard of any leader since its start; `None` for [`GroupTuning::campaign_ticks`]. A short
+    /// one makes the group's preferred leader the first to stand when all start together. Pre-vote keeps it from disturbing a
+    /// leader that is there.
+    pub first_campaign_ticks: Option<std::ops::Range<usize>>,
     /// Ticks until a follower campaigns that knows its leader's process to have ended (upper end exclusive).
     pub suspicion_ticks: std::ops::Range<usize>,
     /// Ticks between heartbeats.
@@ -43,6 +47,8 @@ pub struct GroupTuning {
     pub unknown_after: Duration,
     /// Least time between two hints written to the meta file.
     pub hint_interval: Duration,
+    /// How long a transfer of leadership waits for the proposals that came before it to be stamped.
+    pub transfer_drain: Duration,
     /// Proposals that may wait for their turn here.
     pub queue_max: usize,
     /// Bytes of them, by their size hints; one larger proposal may wait alone.
@@ -54,6 +60,7 @@ impl Default for GroupTuning {
         GroupTuning {
             election_ticks: 10,
             campaign_ticks: 12..20,
+            first_campaign_ticks: None,
             suspicion_ticks: 1..4,
             heartbeat_ticks: 2,
             batch_bytes_max: 1 << 20,
@@ -70,6 +77,7 @@ impl Default for GroupTuning {
             commit_notice: Duration::from_millis(1),
             unknown_after: Duration::from_millis(300),
             hint_interval: Duration::from_secs(1),
+            transfer_drain: Duration::from_millis(100),
             queue_max: 65_536,
             queue_bytes_max: 64 << 20,
         }
