@@ -20,6 +20,9 @@ pub const MEMBERS_MAX: usize = 9;
 /// Most name servers: each costs a connection and a heartbeat per second and group.
 pub const NAMESRV_MAX: usize = 8;
 
+/// Longest [`BrokerConfig::drain_linger_ms`].
+const DRAIN_LINGER_MAX_MS: u64 = 600_000;
+
 /// The whole file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -48,6 +51,10 @@ pub struct BrokerConfig {
     /// Whether a send to an unknown topic creates it (RocketMQ's `autoCreateTopicEnable`). Default true.
     #[serde(default = "yes")]
     pub auto_create_topics: bool,
+    /// Milliseconds for which a node that was told to stop (SIGTERM) goes on passing requests to the new leaders, until no client
+    /// has sent any for 5 s: stock clients keep an address for up to 30 s. Default 35,000; 0 to 600,000.
+    #[serde(default = "default_drain_linger_ms")]
+    pub drain_linger_ms: u64,
     /// Allows addresses that are not loopback, while there is no authentication: anyone who reaches them may do anything.
     /// Default false.
     #[serde(default)]
@@ -117,6 +124,10 @@ pub struct GroupConfig {
     /// `host:port` that clients are told. Default: `listen`. Its resolved address stands in every message id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub advertise: Option<String>,
+    /// Number of the member that should lead while it is well: the groups of a cluster name different nodes, so that all of them
+    /// work. Default: none, whoever is elected leads. One of `members`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preferred_leader: Option<u64>,
     /// All members, this node's included. Required, 1 to 9.
     pub members: Vec<MemberConfig>,
 }
@@ -228,6 +239,12 @@ impl BrokerConfig {
         for address in &self.namesrv {
             check_host_port("namesrv", address)?;
         }
+        check(
+            self.drain_linger_ms <= DRAIN_LINGER_MAX_MS,
+            "drain_linger_ms",
+            self.drain_linger_ms,
+            "allowed are 0 to 600000",
+        )?;
         self.limits.validate()?;
         check((1..=GROUPS_MAX).contains(&self.groups.len()), "groups", self.groups.len(), "give 1 to 16 [[groups]]")?;
         for (n, group) in self.groups.iter().enumerate() {
@@ -342,6 +359,15 @@ impl GroupConfig {
                 });
             }
         }
+        if let Some(preferred) = self.preferred_leader
+            && self.member(preferred).is_none()
+        {
+            return Err(ConfigError::Conflict {
+                first: key("preferred_leader"),
+                second: key("members"),
+                mend: format!("no member has raft_id {preferred}, name one of them or none"),
+            });
+        }
         if self.member(self.raft_id).is_none() {
             return Err(ConfigError::Conflict {
                 first: key("raft_id"),
@@ -389,6 +415,10 @@ fn default_namesrv() -> Vec<String> {
     vec!["127.0.0.1:9876".to_owned()]
 }
 
+fn default_drain_linger_ms() -> u64 {
+    35_000
+}
+
 fn yes() -> bool {
     true
 }
@@ -431,7 +461,7 @@ mod tests {
     /// A wrong key or value must be refused with its name, so that a typing error never means a default.
     #[test]
     fn each_bad_key_is_named() {
-        let bad: [(&str, &str, &[&str]); 9] = [
+        let bad: [(&str, &str, &[&str]); 11] = [
             ("node_id = 1", "node_id = 1\nnode_name = \"x\"", &["node_name"]),
             ("node_id = 1", "node_id = 0", &["node_id"]),
             ("node_id = 1", "node_id = 1\nflush = \"async\"", &["flush", "sync"]),
@@ -440,6 +470,12 @@ mod tests {
             ("node_id = 1", "node_id = 1\nhttp_listen = \"127.0.0.1:10911\"", &["http_listen", "groups[0].listen"]),
             ("name = \"broker-a\"", "name = \"../x\"", &["groups[0].name"]),
             ("raft_id = 1\n        listen", "raft_id = 7\n        listen", &["groups[0].raft_id", "members"]),
+            (
+                "raft_id = 1\n        listen",
+                "raft_id = 1\n        preferred_leader = 9\n        listen",
+                &["preferred_leader", "members"],
+            ),
+            ("node_id = 1", "node_id = 1\ndrain_linger_ms = 600001", &["drain_linger_ms", "600000"]),
             ("raft_id = 2,", "raft_id = 1,", &["groups[0].members[1].raft_id"]),
         ];
         for (from, to, names) in bad {

@@ -5,6 +5,7 @@
 
 mod health;
 mod layer;
+mod leading;
 mod timers;
 
 #[cfg(test)]
@@ -15,10 +16,11 @@ use std::fs::{File, TryLockError};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ledgermq_dledger::fs::OsFs;
-use ledgermq_dledger::{GroupHandle, Node, NodeConfig, NodeError, RaftId, Role};
+use ledgermq_dledger::{GroupHandle, Node, NodeConfig, NodeError, RaftId};
 use ledgermq_protocol::message::id::UniqKeyMaker;
 use ledgermq_protocol::remoting::frame::FrameLimits;
 use parking_lot::Mutex;
@@ -29,6 +31,7 @@ use tokio::task::JoinSet;
 
 use self::health::Health;
 use self::layer::{Opened, set_up};
+use self::leading::{give_back, hand_over_to_any};
 use self::timers::run_timers;
 use crate::apply::BrokerMachine;
 use crate::config::{BrokerConfig, ConfigError, GroupConfig, Limits};
@@ -40,20 +43,18 @@ use crate::handler::send::Sending;
 use crate::http;
 use crate::identity::Identity;
 use crate::registration;
-use crate::replica::Replica;
+use crate::replica::{Gate, Replica};
 use crate::server::accept::{ServerSettings, serve};
 use crate::server::admission::Budget;
 use crate::server::connection::ConnectionSettings;
 use crate::server::dispatch::Dispatch;
+use crate::server::forward::Forwarder;
 use crate::server::ticket::Ticket;
 use crate::stamp::BrokerStamper;
 use crate::store::RocksBudget;
 
 /// Name of the file whose lock says that a data folder is in use.
 const LOCK_FILE: &str = "LOCK";
-
-/// How long a stopping leader waits for another one to take over.
-const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a stop waits for clients' connections and registrations to end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -122,6 +123,8 @@ pub enum StartError {
 pub struct BrokerNode {
     node: Node<BrokerMachine>,
     replicas: Vec<Arc<Replica>>,
+    forwarders: Vec<Arc<Forwarder>>,
+    drain_linger: Duration,
     clients: JoinSet<()>,
     reports: JoinSet<()>,
     timers: JoinSet<()>,
@@ -169,8 +172,13 @@ impl BrokerNode {
             replicas.push(Arc::new(make_replica(&config, group, handle, identity, opened, waiting)));
             woken.push(parts.woken);
         }
-        for ((replica, listener), woken) in replicas.iter().zip(listeners).zip(woken) {
-            let dispatch = Dispatch::new(Arc::clone(replica), replicas.clone());
+        let forwarders: Vec<_> = replicas.iter().map(|replica| Forwarder::new(Arc::clone(replica))).collect();
+        for (n, ((replica, listener), woken)) in replicas.iter().zip(listeners).zip(woken).enumerate() {
+            let (group, forwarder) = (&config.groups[n], &forwarders[n]);
+            if let Some(preferred) = group.preferred_leader.filter(|preferred| *preferred != group.raft_id) {
+                timers.spawn(give_back(Arc::clone(replica), Arc::clone(forwarder), preferred));
+            }
+            let dispatch = Dispatch::new(Arc::clone(replica), replicas.clone(), Arc::clone(forwarder));
             clients.spawn(serve(listener, settings.clone(), Arc::new(dispatch), clients_stop.clone()));
             timers.spawn(run_woken(Arc::clone(replica), woken.pulls));
             timers.spawn(run_timers(Arc::clone(replica)));
@@ -182,7 +190,20 @@ impl BrokerNode {
         let http = http_listener.local_addr().unwrap_or(config.http_listen);
         timers.spawn(http::serve(http_listener, Arc::new(Health { replicas: replicas.clone() })));
         tracing::info!(node = config.node_id, groups = replicas.len(), %http, "broker node started");
-        Ok(Self { node, replicas, clients, reports, timers, stop_clients, stop_reports, http, _lock: lock })
+        let drain_linger = Duration::from_millis(config.drain_linger_ms);
+        Ok(Self {
+            node,
+            replicas,
+            forwarders,
+            drain_linger,
+            clients,
+            reports,
+            timers,
+            stop_clients,
+            stop_reports,
+            http,
+            _lock: lock,
+        })
     }
 
     /// The replicas of this node.
@@ -195,21 +216,30 @@ impl BrokerNode {
         self.http
     }
 
+    /// Prepares a stop that no client notices: hands leadership over, then passes on what clients with an old address send, until
+    /// they send no more, at most for [`BrokerConfig::drain_linger_ms`]. Can be given up at any time.
+    pub async fn drain(&self) {
+        let groups: Vec<_> = self.replicas.iter().cloned().zip(self.forwarders.iter().cloned()).collect();
+        leading::drain(&groups, self.drain_linger).await;
+    }
+
     /// Stops: hands leadership over, tells the name servers, closes the clients, makes everything durable.
     ///
     /// # Errors
     /// [`StartError::Node`] when the end was not clean: the next start recovers as after a crash.
     pub async fn stop(mut self) -> Result<(), StartError> {
-        for replica in &self.replicas {
+        for (replica, forwarder) in self.replicas.iter().zip(&self.forwarders) {
+            replica.draining.store(true, Ordering::Release);
+            hand_over_to_any(replica, forwarder).await;
+            // Alone in its group it still leads.
             replica.flush_all_offsets().await;
-            hand_over(replica).await;
         }
         let _ = self.stop_reports.send(true);
         join_all(&mut self.reports, "registrations").await;
         let _ = self.stop_clients.send(true);
         join_all(&mut self.clients, "client connections").await;
         self.timers.shutdown().await;
-        drop(self.replicas);
+        drop((self.replicas, self.forwarders));
         let node = self.node;
         let stopped = tokio::task::spawn_blocking(move || node.stop()).await;
         stopped.expect("stopping a node does not panic")?;
@@ -241,6 +271,8 @@ fn make_replica(
         offsets: Mutex::default(),
         in_creation: Mutex::new(HashSet::new()),
         applied,
+        gate: Gate::default(),
+        draining: AtomicBool::new(false),
         private_requests: config.insecure || group.listen.ip().is_loopback(),
         started: Instant::now(),
     }
@@ -257,22 +289,6 @@ fn server_settings(limits: &Limits) -> ServerSettings {
             started: tokio::time::Instant::now(),
         },
         slots: Arc::new(Semaphore::new(limits.connections_max)),
-    }
-}
-
-/// Hands the leadership of a group to the member whose log is furthest, if there is another one.
-async fn hand_over(replica: &Replica) {
-    if !matches!(replica.role().role, Role::Leader { .. }) {
-        return;
-    }
-    let Some(status) = replica.handle.status().await else { return };
-    let Some(to) = status.peers.iter().filter(|peer| peer.active).max_by_key(|peer| peer.matched) else { return };
-    let mut role = replica.handle.watch_role();
-    if replica.handle.transfer_leader(to.raft_id) {
-        let gone = role.wait_for(|view| !matches!(view.role, Role::Leader { .. }));
-        let handed_over = tokio::time::timeout(HAND_OVER_TIMEOUT, gone).await.is_ok_and(|gone| gone.is_ok());
-        let broker_name = &replica.identity().broker_name;
-        tracing::info!(%broker_name, to = to.raft_id, handed_over, "leadership handed over before the stop");
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ledgermq_dledger::plant::{self, Bug};
@@ -54,10 +55,35 @@ pub struct Replica {
     pub(crate) in_creation: Mutex<HashSet<String>>,
     /// Changes with every applied round.
     pub(crate) applied: watch::Receiver<u64>,
+    /// Whether requests for the leader are taken; closed for the moment of a hand-over.
+    pub(crate) gate: Gate,
+    /// Set once the node is to stop: it leads no more.
+    pub(crate) draining: AtomicBool,
     /// Whether private requests are answered: only where nobody else can reach the port.
     pub private_requests: bool,
     /// Origin of times kept as numbers.
     pub started: Instant,
+}
+
+/// Whether requests for the leader are taken. Those that come while it is closed wait, and go to whoever leads afterwards.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    /// Mirror of `watch`, to look at without a lock.
+    open: AtomicBool,
+    watch: watch::Sender<bool>,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self { open: AtomicBool::new(true), watch: watch::Sender::new(true) }
+    }
+}
+
+impl Gate {
+    pub(crate) fn set_open(&self, open: bool) {
+        self.open.store(open, Ordering::Release);
+        self.watch.send_replace(open);
+    }
 }
 
 impl Replica {
@@ -79,6 +105,21 @@ impl Replica {
     /// Whether this replica leads and serves, as far as it knows.
     pub fn serves(&self) -> bool {
         self.handle.role().serves()
+    }
+
+    /// Whether requests for the leader are served here now.
+    pub fn takes_requests(&self) -> bool {
+        self.serves() && self.gate.open.load(Ordering::Acquire)
+    }
+
+    /// A watch on whether the gate for such requests is open.
+    pub(crate) fn watch_gate(&self) -> watch::Receiver<bool> {
+        self.gate.watch.subscribe()
+    }
+
+    /// Whether this node is about to stop.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
     }
 
     /// Proposes messages; the client is answered when they are committed, or at once when the log takes nothing.

@@ -42,9 +42,11 @@ impl Default for ClientConfig {
 }
 
 impl ClientConfig {
-    /// The defaults with these name servers.
+    /// The defaults with these name servers; each may be a list joined by `;`, as RocketMQ's clients take it.
     pub fn new<A: Into<String>>(namesrvs: impl IntoIterator<Item = A>) -> Self {
-        Self { namesrvs: namesrvs.into_iter().map(Into::into).collect(), ..Self::default() }
+        let lists = namesrvs.into_iter().map(Into::into);
+        let namesrvs = lists.flat_map(|list| list.split(';').map(str::to_owned).collect::<Vec<_>>()).collect();
+        Self { namesrvs, ..Self::default() }
     }
 
     /// Sets [`Self::deadline`].

@@ -133,6 +133,10 @@ impl Core {
             Ok(answer) => {
                 self.leaders.trust(&addr);
                 if answer.code != ResponseCode::SERVICE_NOT_AVAILABLE {
+                    // A member that forwarded the request names the leader, so that the next one goes there itself.
+                    if let Some(leader) = hint(&answer) {
+                        self.leaders.learn_hint(ask.broker_name, leader);
+                    }
                     return Ok((addr, answer));
                 }
                 Err(self.sent_away(ask, addr, answer, attempts))
@@ -187,11 +191,7 @@ impl Core {
     }
 
     fn sent_away(&self, ask: &Ask<'_>, addr: String, answer: RemotingCommand, attempts: &Attempts) -> Failed {
-        let hint = answer.ext.get(field::LEADER).map(|leader| Leader {
-            addr: leader.to_owned(),
-            term: answer.ext.get(field::TERM).and_then(|term| term.parse().ok()),
-        });
-        let hinted = hint.is_some_and(|leader| self.leaders.learn_hint(ask.broker_name, leader));
+        let hinted = hint(&answer).is_some_and(|leader| self.leaders.learn_hint(ask.broker_name, leader));
         if !hinted {
             self.refresh(ask);
         }
@@ -212,6 +212,13 @@ impl Core {
             tokio::time::sleep(MOVED_GRACE).await;
         }
     }
+}
+
+/// The leader that a member names which does not lead.
+fn hint(answer: &RemotingCommand) -> Option<Leader> {
+    let addr = answer.ext.get(field::LEADER)?.to_owned();
+    let term = answer.ext.get(field::TERM).and_then(|term| term.parse().ok());
+    Some(Leader { addr, term })
 }
 
 impl Drop for Core {

@@ -141,6 +141,9 @@ struct Member {
 struct Broker {
     cluster: String,
     leader: LeaderSlot,
+    /// Whether the holder of brokerId 0 has said that it no longer leads, and nobody else has claimed the place. Stock clients
+    /// would drop the queues of a name without an id 0, while that member passes their requests on.
+    retiring: bool,
     members: BTreeMap<String, Member>,
     topics: BTreeSet<String>,
 }
@@ -361,7 +364,7 @@ impl RouteTable {
         self.ensure_broker(&speaker.broker_name);
         let broker = self.brokers.get_mut(&speaker.broker_name).expect("just ensured");
         let taken = broker.leader.claim(&speaker.addr, speaker.epoch)?;
-        let mut changed = new || taken.changed;
+        let mut changed = new | taken.changed | std::mem::take(&mut broker.retiring);
         broker.cluster = cluster;
         let group = speaker.epoch.group;
         // Whoever was leader before has no id until it registers again; members of another group go with their leader.
@@ -400,6 +403,12 @@ impl RouteTable {
             {
                 return Err(RegisterRefused::OtherGroup { held: GroupName(held), claimed: GroupName(group) });
             }
+        }
+        if group.is_some()
+            && let Some(broker) = self.brokers.get_mut(&speaker.broker_name)
+            && broker.leader.holder().is_some_and(|holder| holder.addr == speaker.addr && holder.epoch.group == group)
+        {
+            return Ok(!std::mem::replace(&mut broker.retiring, true));
         }
         let new = !self.brokers.contains_key(&speaker.broker_name);
         self.ensure_broker(&speaker.broker_name);
@@ -470,7 +479,9 @@ impl RouteTable {
     fn drop_member(&mut self, key: &MemberKey) {
         let Some(broker) = self.brokers.get_mut(&key.broker_name) else { return };
         broker.members.remove(&key.addr);
-        broker.leader.release(&key.addr);
+        if broker.leader.release(&key.addr) {
+            broker.retiring = false;
+        }
         if broker.members.is_empty() {
             let topics = std::mem::take(&mut broker.topics);
             let highest = broker.leader.highest();

@@ -28,7 +28,7 @@ pub const BATCH_STORED_BYTES_MAX: usize = 8 << 20;
 
 /// Handles one batch.
 pub fn send_batch(replica: &Arc<Replica>, request: &RemotingCommand, responder: Responder) {
-    submit(replica, prepare(&replica.sending, request, responder.connection().peer()), responder);
+    submit(replica, prepare(&replica.sending, request, responder.client()), responder);
 }
 
 fn prepare(sending: &Sending, request: &RemotingCommand, born_host: SocketAddr) -> Result<Prepared, Refusal> {

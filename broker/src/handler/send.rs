@@ -55,7 +55,7 @@ impl Sending {
 
 /// Handles one send.
 pub fn send(replica: &Arc<Replica>, request: &RemotingCommand, responder: Responder) {
-    submit(replica, prepare(&replica.sending, request, responder.connection().peer()), responder);
+    submit(replica, prepare(&replica.sending, request, responder.client()), responder);
 }
 
 /// Proposes what a send or a batch has become, or refuses it.

@@ -33,7 +33,7 @@ impl Readiness for Health {
             };
             // Before the genesis is applied a replica knows no topic at all.
             let applied = lag <= READY_LAG_MAX && replica.tables().genesis().is_some();
-            ready &= serves && applied;
+            ready &= serves && applied && !replica.is_draining();
             let leader = role.leader.map_or("none".to_owned(), |leader| leader.to_string());
             let name = &replica.identity().broker_name;
             let role_name = role_name(role.role);

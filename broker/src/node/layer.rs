@@ -1,6 +1,7 @@
 //! What a group is on this node before and while its log is opened: the state machine, the stamper, and what they share with
 //! the handlers.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex as StdMutex, OnceLock};
 
@@ -24,6 +25,10 @@ use crate::tables::Tables;
 
 /// Queues of the template for automatically created topics: RocketMQ's own number.
 const AUTO_CREATE_QUEUES: u32 = 8;
+
+/// Ticks after which the preferred leader stands for election when all start together: well before the others, which give a
+/// leader 12 to 20.
+const PREFERRED_CAMPAIGN_TICKS: Range<usize> = 2..5;
 
 /// What the layer above of a group hands out while it is opened.
 #[derive(Clone)]
@@ -62,7 +67,10 @@ pub(super) fn set_up(config: &BrokerConfig, group: &GroupConfig, budget: &RocksB
         group: GroupId(group.id),
         dir,
         members: group.members.iter().map(address).collect(),
-        tuning: GroupTuning::default(),
+        tuning: GroupTuning {
+            first_campaign_ticks: (group.preferred_leader == Some(group.raft_id)).then_some(PREFERRED_CAMPAIGN_TICKS),
+            ..GroupTuning::default()
+        },
         completions: Box::new(Answers::default()),
         layer: Box::new(move |meta, _log| layer.open(meta)),
     };

@@ -10,6 +10,7 @@ use ledgermq_protocol::remoting::request_code::RequestCode;
 use ledgermq_protocol::remoting::response_code::ResponseCode;
 
 use super::connection::Service;
+use super::forward::{Forwarder, is_for_leader};
 use super::outbox::{Connection, Responder};
 use crate::handler::{
     batch, client_config, consumer_list, heartbeat, offset, pull, queue_ends, raft_status, runtime_info, send,
@@ -22,15 +23,62 @@ pub const WAITING_REQUESTS_MAX: usize = 1_024;
 
 /// The requests of one group.
 pub struct Dispatch {
+    here: Arc<Here>,
+    forwarder: Arc<Forwarder>,
+}
+
+impl Dispatch {
+    /// For one replica of those of a node.
+    pub fn new(replica: Arc<Replica>, node: Vec<Arc<Replica>>, forwarder: Arc<Forwarder>) -> Self {
+        Self { here: Arc::new(Here { replica, node }), forwarder }
+    }
+}
+
+impl Service for Dispatch {
+    fn handle(&self, request: RemotingCommand, responder: Responder) {
+        let replica = &self.here.replica;
+        if !is_for_leader(request.code) {
+            return self.here.handle(request, responder);
+        }
+        let elsewhere = match responder.forwarded() {
+            // Sent by another member for a term that has passed: it is to look again.
+            Some(mark) => !replica.takes_requests() || mark.term != replica.role().term,
+            None => {
+                self.forwarder.note_asked();
+                !replica.takes_requests()
+            }
+        };
+        if elsewhere {
+            let here = Arc::clone(&self.here);
+            return self.forwarder.hold(request, responder, move |request, responder| here.handle(request, responder));
+        }
+        self.here.handle(request, responder);
+    }
+
+    fn closed(&self, connection: &Arc<Connection>) {
+        let replica = &self.here.replica;
+        replica.consumers.drop_connection(connection.id());
+        if connection.has_parked.load(Ordering::Relaxed) {
+            replica.pulls.drop_connection(connection.id());
+        }
+    }
+}
+
+/// Requests that this replica serves itself.
+struct Here {
     replica: Arc<Replica>,
     /// All replicas of the node, this one included.
     node: Vec<Arc<Replica>>,
 }
 
-impl Dispatch {
-    /// For one replica of those of a node.
-    pub fn new(replica: Arc<Replica>, node: Vec<Arc<Replica>>) -> Self {
-        Self { replica, node }
+impl Here {
+    /// Whether this replica would take the leadership of its group over.
+    fn may_lead(&self, responder: Responder) {
+        if self.replica.is_draining() {
+            return responder.refuse(ResponseCode::SERVICE_NOT_AVAILABLE, "this node is about to stop");
+        }
+        let answer = responder.command(ResponseCode::SUCCESS);
+        responder.send(answer);
     }
 
     fn private(&self, request: &RemotingCommand, responder: Responder) {
@@ -47,7 +95,7 @@ impl Dispatch {
     }
 }
 
-impl Service for Dispatch {
+impl Here {
     fn handle(&self, request: RemotingCommand, responder: Responder) {
         let replica = &self.replica;
         let shared = || Arc::clone(replica);
@@ -78,14 +126,8 @@ impl Service for Dispatch {
             extension::code::LEDGER_RAFT_STATUS | extension::code::LEDGER_STATE_DIGEST => {
                 self.private(&request, responder);
             }
+            extension::code::LEDGER_MAY_LEAD => self.may_lead(responder),
             code => not_supported(code, responder),
-        }
-    }
-
-    fn closed(&self, connection: &Arc<Connection>) {
-        self.replica.consumers.drop_connection(connection.id());
-        if connection.has_parked.load(Ordering::Relaxed) {
-            self.replica.pulls.drop_connection(connection.id());
         }
     }
 }

@@ -4,6 +4,7 @@ pub mod accept;
 pub mod admission;
 pub mod connection;
 pub mod dispatch;
+pub mod forward;
 mod log_gate;
 pub mod outbox;
 pub mod ticket;

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use ledgermq_protocol::extension::{Forwarded, field};
 use ledgermq_protocol::remoting::command::{RemotingCommand, SerializeType};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -297,6 +298,8 @@ pub struct Responder {
     opaque: i32,
     serialize: SerializeType,
     oneway: bool,
+    /// Set when another member forwarded the request.
+    forwarded: Option<Forwarded>,
     /// The request's share of the byte budget, held until the answer is queued.
     claim: Claim,
 }
@@ -305,7 +308,20 @@ impl Responder {
     /// For `request` that came on `connection`.
     pub fn new(connection: Arc<Connection>, request: &RemotingCommand, claim: Claim) -> Self {
         connection.unanswered.fetch_add(1, Ordering::AcqRel);
-        Self { connection, opaque: request.opaque, serialize: request.serialize, oneway: request.is_oneway(), claim }
+        // A mark that cannot be read is nobody's of this cluster: the request then counts as the sender's own.
+        let forwarded = request.ext.get(field::FORWARDED).and_then(|mark| mark.parse().ok());
+        let (opaque, serialize, oneway) = (request.opaque, request.serialize, request.is_oneway());
+        Self { connection, opaque, serialize, oneway, forwarded, claim }
+    }
+
+    /// What another member said of the request when it forwarded it.
+    pub fn forwarded(&self) -> Option<Forwarded> {
+        self.forwarded
+    }
+
+    /// Who sent the request: the peer, or the client whose request a member forwarded.
+    pub fn client(&self) -> SocketAddr {
+        self.forwarded.map_or(self.connection.peer, |forwarded| forwarded.client)
     }
 
     /// The connection.
@@ -328,6 +344,13 @@ impl Responder {
         if !self.oneway {
             self.connection.send(Outgoing::Command(answer));
         }
+    }
+
+    /// Answers with what another broker answered to the same request.
+    pub fn relay(self, mut answer: RemotingCommand) {
+        answer.opaque = self.opaque;
+        answer.serialize = self.serialize;
+        self.send(answer);
     }
 
     /// Answers with a body that lies in pieces.

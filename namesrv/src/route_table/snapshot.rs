@@ -44,7 +44,8 @@ impl RouteTable {
                 if holder.epoch.group.is_some() {
                     terms.push(format!("{name}:{}", holder.epoch.term));
                 }
-                if !self.live.is_connected(&MemberKey { broker_name: name.clone(), addr: holder.addr.clone() }) {
+                let key = MemberKey { broker_name: name.clone(), addr: holder.addr.clone() };
+                if broker.retiring || !self.live.is_connected(&key) {
                     suspects.push(name.as_str());
                 }
             }

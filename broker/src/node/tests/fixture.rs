@@ -72,6 +72,7 @@ pub(super) fn born(dir: &Path, members: usize) -> Vec<BrokerConfig> {
         namesrv: Vec::new(),
         flush: FlushMode::Sync,
         auto_create_topics: true,
+        drain_linger_ms: 35_000,
         insecure: false,
         limits: Limits::default(),
         groups: vec![GroupConfig {
@@ -80,6 +81,7 @@ pub(super) fn born(dir: &Path, members: usize) -> Vec<BrokerConfig> {
             raft_id: n as u64 + 1,
             listen: addresses[n * 3 + 1],
             advertise: None,
+            preferred_leader: None,
             members: all.clone(),
         }],
     };
@@ -181,6 +183,11 @@ impl Client {
     pub(super) async fn connect(address: SocketAddr) -> Self {
         let socket = TcpStream::connect(address).await.unwrap();
         Self { socket, buffer: BytesMut::new(), opaque: 0, pushed: VecDeque::new() }
+    }
+
+    /// Its own address, as the broker sees it.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.socket.local_addr().unwrap()
     }
 
     /// Sends without waiting; returns the request's id.

@@ -122,3 +122,37 @@ async fn leaders_and_topics_are_registered_as_they_change() {
     cluster.stop().await;
     namesrv.await_request("farewell", unregister).await;
 }
+
+/// A heartbeat must not grow with the topics: tens of megabytes a minute of them have killed live brokers. While nothing changes,
+/// nothing but heartbeats may be sent.
+#[tokio::test]
+async fn a_heartbeat_is_small_however_many_topics_there_are() {
+    const TOPICS: usize = 1_000;
+    const HEARTBEAT_BYTES_MAX: usize = 1_024;
+    let namesrv = Listening::default();
+    let address = namesrv.start().await;
+    let cluster = Cluster::start_with(1, |config| config.namesrv = vec![address.clone()]).await;
+    let mut client = cluster.leader_client().await;
+    let mut asked = Vec::new();
+    for n in 0..TOPICS {
+        asked.push(client.send(send_request(&format!("topic-{n:04}"), 0, b"m", "")).await);
+    }
+    for opaque in asked {
+        assert_eq!(client.answer(opaque).await.code, 0);
+    }
+    let mut told = std::collections::BTreeSet::new();
+    while told.len() < TOPICS {
+        let next = namesrv.await_request("registration", |request| registration(request).is_some()).await;
+        let topics = registration(&next).unwrap().1.topic_config_serialize_wrapper.topic_config_table;
+        told.extend(topics.into_keys().filter(|topic| topic.starts_with("topic-")));
+    }
+    let settled = Instant::now();
+    for _ in 0..2 {
+        let heartbeat = namesrv.await_request("anything", |_| true).await;
+        assert_eq!(heartbeat.code, RequestCode::BROKER_HEARTBEAT, "{:?} after everything was told", settled.elapsed());
+        let mut bytes = BytesMut::new();
+        frame::encode(&heartbeat, &mut bytes).unwrap();
+        assert!(bytes.len() < HEARTBEAT_BYTES_MAX, "{} bytes", bytes.len());
+    }
+    cluster.stop().await;
+}
