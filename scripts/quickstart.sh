@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # From a clean clone to a verified fail-over, in one command: builds, starts a local cluster (one name server, three
-# brokers, processes of their own), sends ordered messages, kills leaders with `kill -9`, reads everything back,
-# and prints one table. Exit status 0 only if nothing acknowledged was lost and no order was broken.
+# brokers, processes of their own; three groups, each led by another broker), sends ordered messages, kills brokers with
+# `kill -9`, reads everything back, and prints one table. Exit status 0 only if nothing acknowledged was lost and no order was broken.
 #
-#   scripts/quickstart.sh [--messages N] [--dir DIR] [--base-port P] [--keep] [--plant BUG]
+#   scripts/quickstart.sh [--groups N] [--messages N] [--dir DIR] [--base-port P] [--keep] [--plant BUG]
 #
+#   --groups N     groups of brokers (3)
 #   --messages N   messages to send (200000)
 #   --dir DIR      folder of the cluster (a new one in $TMPDIR)
 #   --base-port P  first of the 100 ports that may be used (9876)
@@ -14,12 +15,13 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/setup.sh
 
-messages=200000 dir="" base_port=9876 keep=no plant=""
+groups=3 messages=200000 dir="" base_port=9876 keep=no plant=""
 while [ $# -gt 0 ]; do
     case "$1" in
-        --messages | --dir | --base-port | --plant)
+        --groups | --messages | --dir | --base-port | --plant)
             [ $# -ge 2 ] || fail "$1 needs a value"
             case "$1" in
+                --groups) groups=$2 ;;
                 --messages) messages=$2 ;;
                 --dir) dir=$2 ;;
                 --base-port) base_port=$2 ;;
@@ -41,10 +43,10 @@ done
 
 started=$SECONDS
 setup_build
-features=() dev_options=()
+features=() dev_options=(--groups "$groups")
 if [ -n "$plant" ]; then
     features=(--features planted-bugs)
-    dev_options=(--plant "$plant")
+    dev_options+=(--plant "$plant")
 fi
 say "building (the first time compiles RocksDB: about ten minutes on two cores)"
 cargo build --locked -p ledgermq "${features[@]}"

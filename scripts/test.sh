@@ -79,7 +79,7 @@ planted_drill() {
     grep -q '^verdict .*RED: .*lost' "$logs/planted.out" && say "red, as it must be"
 }
 # The tests of the crate `tests` that start clusters of processes, by the name of their binary.
-processes='package(ledgermq-tests) & kind(test) & binary(/^(java|failover|bad_input|durability)$/)'
+processes='package(ledgermq-tests) & kind(test) & binary(/^(java|failover|groups|bad_input|durability)$/)'
 # The simulator with the broker's real state machine: scripts/sim.sh runs it.
 simulations='package(ledgermq-tests) & binary(/^(simulation|simulation_scenarios|planted)$/)'
 # The bugs that the log's own model must find, without a broker.
@@ -104,6 +104,7 @@ part "unit and property tests" nextest --workspace -E "not ($processes) & not ($
 part "doctests" cargo test --locked --workspace --doc
 part "simulation, $sim_seeds seeds" scripts/sim.sh "$sim_seeds"
 if [ "$quick" = no ]; then
+    part "fuzzing of the decoders" scripts/fuzz.sh 5
     part "processes and Java clients" nextest -p ledgermq-tests -E "$processes"
     part "quickstart drill" scripts/quickstart.sh --messages 20000 --base-port 19876
     # Last, together: what is built with planted bugs is built for all of them.

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use ledgermq_broker::config::BrokerConfig;
 use ledgermq_broker::node::BrokerNode;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::dev::parent::ParentArgs;
 
@@ -41,7 +41,13 @@ pub(crate) fn run(args: BrokerArgs) -> Result<()> {
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the async runtime")?;
     runtime.block_on(async {
         let node = BrokerNode::start(config).await?;
-        wait_for_signal().await?;
+        let mut signals = Signals::watch()?;
+        if signals.next().await == Ending::Drain {
+            tokio::select! {
+                () = node.drain() => {}
+                _ = signals.next() => tracing::info!("a second signal: not waiting for clients any longer"),
+            }
+        }
         node.stop().await?;
         Ok(())
     })
@@ -60,14 +66,44 @@ fn load(path: &Path, insecure: bool) -> Result<BrokerConfig> {
     Ok(config)
 }
 
+/// How a signal asks a process to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// SIGTERM: so that no client notices.
+    Drain,
+    /// SIGINT: soon.
+    Soon,
+}
+
+/// The signals that end a process.
+pub(crate) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    /// From now on these signals do not kill.
+    pub(crate) fn watch() -> Result<Signals> {
+        Ok(Signals {
+            interrupt: signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?,
+            terminate: signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?,
+        })
+    }
+
+    /// The next one.
+    pub(crate) async fn next(&mut self) -> Ending {
+        let ending = tokio::select! {
+            _ = self.interrupt.recv() => Ending::Soon,
+            _ = self.terminate.recv() => Ending::Drain,
+        };
+        tracing::info!(?ending, "told to stop");
+        ending
+    }
+}
+
 /// Returns at the first SIGINT or SIGTERM.
 pub(crate) async fn wait_for_signal() -> Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
-    let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
-    tokio::select! {
-        _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
-        _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
-    }
+    Signals::watch()?.next().await;
     Ok(())
 }
 

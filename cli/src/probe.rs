@@ -38,7 +38,7 @@ pub(crate) struct LeaderProbe {
 }
 
 impl LeaderProbe {
-    /// For the name server at `namesrv`; connects when asked.
+    /// For the name servers at `namesrv`, joined by `;`; connects when asked.
     pub(crate) fn new(namesrv: &str) -> Result<LeaderProbe> {
         let config = ClientConfig::new([namesrv])
             .with_deadline(LEADERS_TIMEOUT)

@@ -60,6 +60,7 @@ impl Node {
 #[derive(Debug, Deserialize)]
 struct ClusterFile {
     namesrv: String,
+    namesrv_pids: Vec<u32>,
     nodes: Vec<Node>,
 }
 
@@ -77,9 +78,14 @@ pub struct Cluster {
 impl Cluster {
     /// Starts three nodes with one group in a fresh folder, once no other test runs a cluster.
     pub fn start() -> Result<Cluster> {
+        Cluster::start_with(&["--groups", "1"])
+    }
+
+    /// The same with other options of `ledgermq dev`.
+    pub fn start_with(options: &[&str]) -> Result<Cluster> {
         let alone = alone::hold()?;
         let folder = tempfile::Builder::new().prefix("ledgermq-test-").tempdir()?;
-        let mut cluster = Cluster::start_in(folder.path())?;
+        let mut cluster = Cluster::start_in_with(folder.path(), options)?;
         cluster._folder = Some(folder);
         cluster._alone = Some(alone);
         Ok(cluster)
@@ -87,6 +93,10 @@ impl Cluster {
 
     /// Starts three nodes with one group in `dir`; whoever calls it holds [`Alone`].
     pub fn start_in(dir: &Path) -> Result<Cluster> {
+        Cluster::start_in_with(dir, &["--groups", "1"])
+    }
+
+    fn start_in_with(dir: &Path, options: &[&str]) -> Result<Cluster> {
         let base_port = free_ports()?;
         program::require("setpriv", "util-linux")?;
         let log = File::options().create(true).append(true).open(dir.join("dev.log"))?;
@@ -95,7 +105,8 @@ impl Cluster {
         let dev = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "--"])
             .arg(program::ledgermq()?)
-            .args(["dev", "--nodes", &NODES.to_string(), "--groups", "1", "--base-port", &base_port.to_string()])
+            .args(["dev", "--base-port", &base_port.to_string()])
+            .args(options)
             .arg("--dir")
             .arg(dir)
             .stdin(Stdio::null())
@@ -159,6 +170,58 @@ impl Cluster {
     pub fn follower(&self) -> Result<Node> {
         let leader = self.leader()?.id;
         self.nodes()?.into_iter().find(|n| n.id != leader).context("a cluster of one node has no follower")
+    }
+
+    /// Broker names that each node leads by the route, by node number.
+    pub fn led(&self) -> Result<BTreeMap<u64, Vec<String>>> {
+        let info = cluster_info(&self.namesrv)?;
+        let mut led = BTreeMap::new();
+        for node in self.nodes()? {
+            let own = node.groups.iter().filter(|(name, address)| {
+                info["brokerAddrTable"][name.as_str()]["brokerAddrs"]["0"].as_str() == Some(address.as_str())
+            });
+            led.insert(node.id, own.map(|(name, _)| name.clone()).collect());
+        }
+        Ok(led)
+    }
+
+    /// Waits until each node leads as many groups as `wanted` says, by node number.
+    pub fn await_led(&self, wanted: &[(u64, usize)]) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let led = self.led()?;
+            if wanted.iter().all(|(node, count)| led.get(node).is_some_and(|names| names.len() == *count)) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "leaders are {led:?} after {PATIENCE:?}, wanted {wanted:?}");
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// Processes of the name servers; 0 for one that does not run.
+    pub fn namesrv_pids(&self) -> Result<Vec<u32>> {
+        Ok(self.file()?.namesrv_pids)
+    }
+
+    /// `kill -9` of a name server, counted from 1; waits until its process is gone.
+    pub fn kill_namesrv(&self, n: usize) -> Result<()> {
+        let pid = *self.namesrv_pids()?.get(n - 1).with_context(|| format!("there is no name server {n}"))?;
+        signal(pid, Signal::KILL)?;
+        let deadline = Instant::now() + PATIENCE;
+        while alive(pid)? {
+            ensure!(Instant::now() < deadline, "name server {n} (pid {pid}) did not end within {PATIENCE:?}");
+            std::thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    /// Starts a name server that does not run.
+    pub fn restart_namesrv(&self, n: usize) -> Result<()> {
+        let mut command = Command::new(program::ledgermq()?);
+        let command = command.args(["dev", "restart-namesrv", &n.to_string(), "--dir"]).arg(&self.dir);
+        let output = program::output(command)?;
+        ensure!(output.status.success(), "cannot restart name server {n}: {}", program::words(&output));
+        Ok(())
     }
 
     /// Waits for a leader that answers, other than `not`.
@@ -269,6 +332,24 @@ fn tail(path: &Path, lines: usize) -> String {
 
 /// Address of the leader of the first group, as the name server gives it to every client.
 pub fn leader_address(namesrv: &str) -> Result<String> {
+    let info = cluster_info(namesrv)?;
+    let address = &info["brokerAddrTable"][GROUP]["brokerAddrs"]["0"];
+    Ok(address.as_str().with_context(|| format!("{GROUP} has no broker 0 in {info}"))?.to_owned())
+}
+
+/// The cluster as the first name server of a list that answers tells it.
+fn cluster_info(namesrvs: &str) -> Result<serde_json::Value> {
+    let mut last = anyhow::anyhow!("no name server is named");
+    for namesrv in namesrvs.split(';') {
+        match cluster_info_of(namesrv) {
+            Ok(info) => return Ok(info),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn cluster_info_of(namesrv: &str) -> Result<serde_json::Value> {
     let answer = Connection::open(namesrv)?.call(code::CLUSTER_INFO, &[], &[])?.success("cluster info")?;
     // RocketMQ's own name server writes ids without quotes; these tests can be run against it too.
     let mut text = String::from_utf8(answer.body).context("the cluster info is no UTF-8")?;
@@ -277,9 +358,7 @@ pub fn leader_address(namesrv: &str) -> Result<String> {
             text = text.replace(&format!("{before}{id}:\""), &format!("{before}\"{id}\":\""));
         }
     }
-    let info: serde_json::Value = serde_json::from_str(&text).context("the cluster info is no JSON")?;
-    let address = &info["brokerAddrTable"][GROUP]["brokerAddrs"]["0"];
-    Ok(address.as_str().with_context(|| format!("{GROUP} has no broker 0 in {info}"))?.to_owned())
+    serde_json::from_str(&text).context("the cluster info is no JSON")
 }
 
 /// Whether the node answers a read that only a serving leader answers.

@@ -17,6 +17,9 @@ use crate::wire::{self, Connection, code};
 /// Queues of a topic that is created by the first send.
 pub const QUEUES: i32 = 4;
 
+/// Sends after which a producer asks the name server whether somebody else leads: a route poll.
+const ROUTE_POLL_SENDS: u64 = 200;
+
 /// Answers after which nothing of the message can be in the log: illegal, not available, no permission, no topic,
 /// bad parameter.
 const SURELY_NOTHING: [i32; 5] = [13, 14, 16, 17, 29];
@@ -116,6 +119,12 @@ impl Producer {
         for op in 0.. {
             if self.stop.load(Ordering::Relaxed) {
                 break;
+            }
+            if op % ROUTE_POLL_SENDS == 0
+                && let Some(open) = &connection
+                && leader_address(&self.namesrv).is_ok_and(|leader| leader != open.address())
+            {
+                connection = None;
             }
             if connection.is_none() {
                 connection = leader_address(&self.namesrv).and_then(|leader| Connection::open(&leader)).ok();

@@ -1,4 +1,4 @@
-//! Whether the replicas of a group are one: the same state at the same applied position while they run, the same log bytes
+//! Whether the replicas of each group are one: the same state at the same applied position while they run, the same log bytes
 //! once they are stopped (by `ledgermq inspect compare`, and by a script of plain `cmp`).
 
 use std::path::{Path, PathBuf};
@@ -14,13 +14,22 @@ use crate::wire::Connection;
 /// LEDGER_STATE_DIGEST: applied position and digest of the logical state.
 const STATE_DIGEST: i32 = 91_002;
 
-/// Waits until all nodes have applied the same index, and demands the same digest there.
+/// Waits until all nodes have applied the same index of each group, and demands the same digest there.
 pub fn await_same_state(cluster: &Cluster) -> Result<()> {
+    groups(cluster)?.iter().try_for_each(|group| await_same_state_of(cluster, group).context(group.clone()))
+}
+
+/// Broker names of the cluster.
+fn groups(cluster: &Cluster) -> Result<Vec<String>> {
+    Ok(cluster.node(1)?.groups.into_keys().collect())
+}
+
+fn await_same_state_of(cluster: &Cluster, group: &str) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let mut states = Vec::new();
         for node in cluster.nodes()? {
-            states.push(state(node.address()).with_context(|| format!("node {}", node.id)));
+            states.push(state(&node.groups[group]).with_context(|| format!("node {}", node.id)));
         }
         let known: Vec<(u64, String)> = states.iter().filter_map(|s| s.as_ref().ok().cloned()).collect();
         if known.len() == states.len() && known.windows(2).all(|w| w[0].0 == w[1].0) {
@@ -42,14 +51,17 @@ fn state(address: &str) -> Result<(u64, String)> {
     Ok((applied, field("digest")?.to_string()))
 }
 
-/// Stops the cluster and demands equal log bytes of all replicas up to the smallest commit position.
+/// Stops the cluster and demands equal log bytes of all replicas up to the smallest commit position, in each group.
 pub fn stop_and_compare(cluster: &mut Cluster) -> Result<()> {
-    let folders = folders(cluster)?;
+    let (folders, groups) = (folders(cluster)?, groups(cluster)?);
     cluster.stop()?;
-    let inspect = inspect_compare(&folders)?;
-    ensure!(inspect.status.success(), "inspect compare: {}", program::words(&inspect));
-    let script = compare_logs(&folders)?;
-    ensure!(script.status.success(), "compare-logs.sh: {}", program::words(&script));
+    for group in groups {
+        let logs: Vec<PathBuf> = folders.iter().map(|folder| folder.join(&group)).collect();
+        let inspect = compare_by_inspect(&logs)?;
+        ensure!(inspect.status.success(), "{group}: inspect compare: {}", program::words(&inspect));
+        let script = compare_by_script(&logs)?;
+        ensure!(script.status.success(), "{group}: compare-logs.sh: {}", program::words(&script));
+    }
     Ok(())
 }
 
@@ -66,14 +78,22 @@ pub fn folders(cluster: &Cluster) -> Result<Vec<PathBuf>> {
 
 /// `ledgermq inspect compare` over the first group's logs in these data folders.
 pub fn inspect_compare(folders: &[PathBuf]) -> Result<Output> {
-    program::output(Command::new(program::ledgermq()?).args(["inspect", "compare"]).args(logs(folders)))
+    compare_by_inspect(&logs(folders))
+}
+
+fn compare_by_inspect(logs: &[PathBuf]) -> Result<Output> {
+    program::output(Command::new(program::ledgermq()?).args(["inspect", "compare"]).args(logs))
 }
 
 /// `scripts/compare-logs.sh` over the same.
 pub fn compare_logs(folders: &[PathBuf]) -> Result<Output> {
+    compare_by_script(&logs(folders))
+}
+
+fn compare_by_script(logs: &[PathBuf]) -> Result<Output> {
     let script = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/compare-logs.sh"));
     let mut command = Command::new("bash");
-    program::output(command.arg(script).args(logs(folders)).env("LEDGERMQ_BIN", program::ledgermq()?))
+    program::output(command.arg(script).args(logs).env("LEDGERMQ_BIN", program::ledgermq()?))
 }
 
 /// Folder of the first group's replica in each data folder.

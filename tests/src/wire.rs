@@ -99,6 +99,11 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// The address that was connected to.
+    pub fn address(&self) -> &str {
+        &self.peer
+    }
+
     /// Connects to `host:port`.
     pub fn open(address: &str) -> Result<Connection> {
         let parsed: SocketAddr = address.parse().with_context(|| format!("not an address: {address}"))?;

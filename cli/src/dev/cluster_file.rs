@@ -15,8 +15,10 @@ pub(crate) const FILE_NAME: &str = "cluster.json";
 /// The whole file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ClusterFile {
-    /// Address of the name server.
+    /// Addresses of the name servers, joined by `;`.
     pub(crate) namesrv: String,
+    /// Their processes, in the same order; 0 for one that does not run.
+    pub(crate) namesrv_pids: Vec<u32>,
     /// The nodes, in the order of their ids.
     pub(crate) nodes: Vec<NodeEntry>,
 }
@@ -81,7 +83,8 @@ mod tests {
     #[test]
     fn the_file_has_the_promised_shape() {
         let file = ClusterFile {
-            namesrv: "127.0.0.1:9876".into(),
+            namesrv: "127.0.0.1:9876;127.0.0.1:9877".into(),
+            namesrv_pids: vec![41, 0],
             nodes: vec![NodeEntry {
                 id: 1,
                 pid: 42,
@@ -97,7 +100,7 @@ mod tests {
             serde_json::from_slice(&std::fs::read(dir.path().join("cluster.json")).unwrap()).unwrap();
         assert_eq!(
             json,
-            serde_json::json!({"namesrv": "127.0.0.1:9876", "nodes": [{"id": 1, "pid": 42, "data_dir": "/data/node-1",
+            serde_json::json!({"namesrv": "127.0.0.1:9876;127.0.0.1:9877", "namesrv_pids": [41, 0], "nodes": [{"id": 1, "pid": 42, "data_dir": "/data/node-1",
                 "raft": "127.0.0.1:9886", "http": "127.0.0.1:9887", "groups": {"broker-a": "127.0.0.1:9888"}}]})
         );
         let read = ClusterFile::read(dir.path()).unwrap();

@@ -35,6 +35,11 @@ pub(crate) enum Request {
         /// Number of the node.
         id: u64,
     },
+    /// Start a name server that does not run; answered at once.
+    RestartNamesrv {
+        /// Number of the name server, from 1.
+        n: u64,
+    },
 }
 
 /// The answer.

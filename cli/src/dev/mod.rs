@@ -30,16 +30,19 @@ use plan::Plan;
 pub(crate) struct DevArgs {
     #[command(subcommand)]
     command: Option<DevCommand>,
-    /// Number of nodes, 1 to 9
+    /// Number of nodes, 1 to 9; 1 is for development only: nothing is replicated
     #[arg(long, default_value_t = 3)]
     nodes: u64,
-    /// Number of groups, 1 to 8; every node holds a replica of each
-    #[arg(long, default_value_t = 1)]
+    /// Number of groups, 1 to 8; every node holds a replica of each, and each is led by another node
+    #[arg(long, default_value_t = 3)]
     groups: u64,
+    /// Number of name servers, 1 to 8
+    #[arg(long, default_value_t = 1)]
+    namesrvs: u64,
     /// Folder of the cluster: configs, logs and data; a cluster that is there already is started again
     #[arg(long, default_value = "ledgermq-dev")]
     dir: PathBuf,
-    /// First port; the name server takes it, everything else is among the 99 that follow
+    /// First port; the first name server takes it, everything else is among the 99 that follow
     #[arg(long, default_value_t = 9876)]
     base_port: u16,
     /// Planted bug that every broker runs with
@@ -58,6 +61,14 @@ enum DevCommand {
         #[arg(long, default_value = "ledgermq-dev")]
         dir: PathBuf,
     },
+    /// Start a name server of a running cluster again, after it was killed
+    RestartNamesrv {
+        /// Number of the name server
+        n: u64,
+        /// Folder of the cluster
+        #[arg(long, default_value = "ledgermq-dev")]
+        dir: PathBuf,
+    },
 }
 
 /// Runs the subcommand.
@@ -68,6 +79,9 @@ pub(crate) fn run(args: DevArgs) -> Result<()> {
     match args.command {
         Some(DevCommand::RestartNode { id, dir }) => runtime.block_on(restart_node(&dir, id)).map(|pid| {
             say(format_args!("node {id} runs as process {pid}"));
+        }),
+        Some(DevCommand::RestartNamesrv { n, dir }) => runtime.block_on(restart_namesrv(&dir, n)).map(|pid| {
+            say(format_args!("name server {n} runs as process {pid}"));
         }),
         None => runtime.block_on(run_cluster(args)),
     }
@@ -81,6 +95,14 @@ pub(crate) async fn restart_node(dir: &Path, id: u64) -> Result<u32> {
     }
 }
 
+/// The same for a name server.
+pub(crate) async fn restart_namesrv(dir: &Path, n: u64) -> Result<u32> {
+    match control::ask(dir, &control::Request::RestartNamesrv { n }).await? {
+        control::Reply::Started { pid } => Ok(pid),
+        control::Reply::Refused(reason) => bail!("name server {n} was not started: {reason}"),
+    }
+}
+
 async fn run_cluster(args: DevArgs) -> Result<()> {
     std::fs::create_dir_all(&args.dir).with_context(|| format!("cannot create {}", args.dir.display()))?;
     let dir = std::fs::canonicalize(&args.dir).with_context(|| format!("cannot use {}", args.dir.display()))?;
@@ -88,15 +110,18 @@ async fn run_cluster(args: DevArgs) -> Result<()> {
     cluster_file::ClusterFile::remove(&dir);
     let (plan, young) = match Plan::read(&dir)? {
         Some(plan) => (plan, false),
-        None => (Plan::draw(args.nodes, args.groups, args.base_port)?, true),
+        None => (Plan::draw(args.namesrvs, args.nodes, args.groups, args.base_port)?, true),
     };
-    if (plan.nodes, plan.groups.len() as u64, plan.base_port) != (args.nodes, args.groups, args.base_port) {
+    let born = (plan.namesrvs, plan.nodes, plan.groups.len() as u64, plan.base_port);
+    if born != (args.namesrvs, args.nodes, args.groups, args.base_port) {
         bail!(
-            "the cluster in {} has --nodes {} --groups {} --base-port {}: say the same, or name another folder with --dir",
+            "the cluster in {} has --namesrvs {} --nodes {} --groups {} --base-port {}: say the same, or name another folder \
+             with --dir",
             dir.display(),
-            plan.nodes,
-            plan.groups.len(),
-            plan.base_port
+            born.0,
+            born.1,
+            born.2,
+            born.3
         );
     }
     plan.check_ports()?;

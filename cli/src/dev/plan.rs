@@ -3,10 +3,10 @@
 //! ```text
 //! DIR/dev.json          the plan; written last: without it, no cluster was born here
 //! DIR/cluster.json      the running cluster (cluster_file.rs)
-//! DIR/namesrv.log
+//! DIR/namesrv.log       of the first name server; namesrv-2.log of the second, …
 //! DIR/node-1/broker.toml  broker.log  data/
 //! ```
-//! Ports: the name server has `base_port`; node *i* has the ten from `base_port + 10 i`: Raft, HTTP, then one per group.
+//! Ports: the name servers have those from `base_port` on; node *i* has the ten from `base_port + 10 i`: Raft, HTTP, then one per group.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -32,6 +32,9 @@ pub(crate) const NODES_MAX: u64 = 9;
 /// Most groups: what fits a node's ports, behind Raft and HTTP.
 pub(crate) const GROUPS_MAX: u64 = 8;
 
+/// Most name servers: a broker registers with all of them.
+pub(crate) const NAMESRVS_MAX: u64 = 8;
+
 /// Name of the RocketMQ cluster.
 const CLUSTER_NAME: &str = "DefaultCluster";
 
@@ -43,6 +46,9 @@ pub(crate) struct Plan {
     pub(crate) base_port: u16,
     /// Identity of the cluster.
     pub(crate) cluster_id: Uuid,
+    /// Number of name servers. A plan of an earlier version has one.
+    #[serde(default = "one")]
+    pub(crate) namesrvs: u64,
     /// Number of nodes.
     pub(crate) nodes: u64,
     /// The groups; every node is a member of each, with its node number as Raft id.
@@ -63,7 +69,11 @@ pub(crate) struct GroupPlan {
 
 impl Plan {
     /// A new cluster.
-    pub(crate) fn draw(nodes: u64, groups: u64, base_port: u16) -> Result<Plan> {
+    pub(crate) fn draw(namesrvs: u64, nodes: u64, groups: u64, base_port: u16) -> Result<Plan> {
+        ensure!(
+            (1..=NAMESRVS_MAX).contains(&namesrvs),
+            "--namesrvs is {namesrvs}: 1 to {NAMESRVS_MAX} fit a local cluster"
+        );
         ensure!(
             (1..=NODES_MAX).contains(&nodes),
             "--nodes is {nodes}: 1 to {NODES_MAX} fit the ports of a local cluster"
@@ -82,7 +92,7 @@ impl Plan {
             id: Uuid::new_v4(),
             replicas: (0..nodes).map(|_| Uuid::new_v4()).collect(),
         };
-        Ok(Plan { base_port, cluster_id: Uuid::new_v4(), nodes, groups: (0..groups).map(group).collect() })
+        Ok(Plan { base_port, cluster_id: Uuid::new_v4(), namesrvs, nodes, groups: (0..groups).map(group).collect() })
     }
 
     /// The plan of the cluster that was born in `dir`, if one was.
@@ -111,9 +121,20 @@ impl Plan {
         write().with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Address of the name server.
-    pub(crate) fn namesrv(&self) -> SocketAddr {
-        loopback(self.base_port)
+    /// Address of a name server, counted from 1.
+    pub(crate) fn namesrv(&self, n: u64) -> SocketAddr {
+        assert!((1..=NAMESRVS_MAX).contains(&n), "there is no name server {n}");
+        loopback(self.base_port + u16::try_from(n - 1).expect("at most 8 name servers"))
+    }
+
+    /// Addresses of all name servers, as clients take them: joined by `;`.
+    pub(crate) fn namesrv_list(&self) -> String {
+        self.namesrv_ids().map(|n| self.namesrv(n).to_string()).collect::<Vec<_>>().join(";")
+    }
+
+    /// Numbers of the name servers.
+    pub(crate) fn namesrv_ids(&self) -> impl Iterator<Item = u64> + use<> {
+        1..=self.namesrvs
     }
 
     /// Raft address of a node.
@@ -153,6 +174,7 @@ impl Plan {
             raft_id: node,
             listen: self.client(node, n),
             advertise: None,
+            preferred_leader: Some(n as u64 % self.nodes + 1),
             members: self.members(n),
         });
         BrokerConfig {
@@ -162,9 +184,10 @@ impl Plan {
             data_dir: data_dir(dir, node),
             raft_listen: self.raft(node),
             http_listen: self.http(node),
-            namesrv: vec![self.namesrv().to_string()],
+            namesrv: self.namesrv_ids().map(|n| self.namesrv(n).to_string()).collect(),
             flush: FlushMode::Sync,
             auto_create_topics: true,
+            drain_linger_ms: DRAIN_LINGER_MS,
             insecure: false,
             limits: Limits::default(),
             groups: groups.collect(),
@@ -173,7 +196,7 @@ impl Plan {
 
     /// Refuses to start when somebody else has one of the ports: the processes would fail one by one, less clearly.
     pub(crate) fn check_ports(&self) -> Result<()> {
-        let mut wanted = vec![("the name server".to_owned(), self.namesrv())];
+        let mut wanted: Vec<_> = self.namesrv_ids().map(|n| (format!("name server {n}"), self.namesrv(n))).collect();
         for node in self.node_ids() {
             wanted.push((format!("Raft of node {node}"), self.raft(node)));
             wanted.push((format!("HTTP of node {node}"), self.http(node)));
@@ -203,6 +226,13 @@ impl Plan {
         assert!(slot < NODE_SPAN && (1..=NODES_MAX).contains(&node), "node {node} has no port {slot}");
         loopback(self.base_port + NODE_SPAN * u16::try_from(node).expect("at most 9 nodes") + slot)
     }
+}
+
+/// As production has it: what a drill with SIGTERM shows must be the real thing.
+const DRAIN_LINGER_MS: u64 = 35_000;
+
+fn one() -> u64 {
+    1
 }
 
 /// Folder of a node.
@@ -237,8 +267,8 @@ mod tests {
     /// Would break: two processes of a cluster that want the same port, or a port outside the promised hundred.
     #[test]
     fn every_port_is_its_own_and_inside_the_span() {
-        let plan = Plan::draw(NODES_MAX, GROUPS_MAX, 20_000).unwrap();
-        let mut ports = vec![plan.namesrv().port()];
+        let plan = Plan::draw(NAMESRVS_MAX, NODES_MAX, GROUPS_MAX, 20_000).unwrap();
+        let mut ports: Vec<u16> = plan.namesrv_ids().map(|n| plan.namesrv(n).port()).collect();
         for node in plan.node_ids() {
             ports.extend([plan.raft(node).port(), plan.http(node).port()]);
             ports.extend((0..plan.groups.len()).map(|group| plan.client(node, group).port()));
@@ -253,7 +283,7 @@ mod tests {
     /// Would break: a cluster whose nodes refuse the config that `dev` writes for them.
     #[test]
     fn the_written_configs_are_valid_and_agree() {
-        let plan = Plan::draw(3, 2, 20_000).unwrap();
+        let plan = Plan::draw(2, 3, 2, 20_000).unwrap();
         for node in plan.node_ids() {
             let config = plan.broker_config(Path::new("/tmp/x"), node);
             config.validate().unwrap();
@@ -268,12 +298,23 @@ mod tests {
         }
     }
 
+    /// Would break: all groups led by one node, or one that no node is to lead.
+    #[test]
+    fn the_groups_prefer_different_nodes() {
+        let plan = Plan::draw(1, 3, 3, 20_000).unwrap();
+        for node in plan.node_ids() {
+            let config = plan.broker_config(Path::new("/tmp/x"), node);
+            let preferred: Vec<_> = config.groups.iter().map(|group| group.preferred_leader).collect();
+            assert_eq!(preferred, [Some(1), Some(2), Some(3)]);
+        }
+    }
+
     /// Would break: starting a stopped cluster again with its data.
     #[test]
     fn a_plan_is_read_back() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Plan::read(dir.path()).unwrap(), None);
-        let plan = Plan::draw(3, 1, 20_000).unwrap();
+        let plan = Plan::draw(1, 3, 1, 20_000).unwrap();
         plan.write(dir.path()).unwrap();
         assert_eq!(Plan::read(dir.path()).unwrap(), Some(plan));
     }
@@ -281,13 +322,15 @@ mod tests {
     /// Would break: a sentence instead of a panic for numbers that do not fit.
     #[test]
     fn numbers_that_do_not_fit_are_refused_by_name() {
-        for (nodes, groups, base_port, flag) in [
-            (0, 1, 20_000, "--nodes"),
-            (10, 1, 20_000, "--nodes"),
-            (3, 9, 20_000, "--groups"),
-            (3, 1, 65_500, "--base-port"),
+        for (namesrvs, nodes, groups, base_port, flag) in [
+            (0, 3, 1, 20_000, "--namesrvs"),
+            (9, 3, 1, 20_000, "--namesrvs"),
+            (1, 0, 1, 20_000, "--nodes"),
+            (1, 10, 1, 20_000, "--nodes"),
+            (1, 3, 9, 20_000, "--groups"),
+            (1, 3, 1, 65_500, "--base-port"),
         ] {
-            let error = Plan::draw(nodes, groups, base_port).unwrap_err();
+            let error = Plan::draw(namesrvs, nodes, groups, base_port).unwrap_err();
             assert!(error.to_string().contains(flag), "{error}");
         }
     }
@@ -295,7 +338,7 @@ mod tests {
     /// Would break: knowing which port of which node is taken.
     #[test]
     fn a_taken_port_is_named() {
-        let plan = Plan::draw(1, 1, 23_400).unwrap();
+        let plan = Plan::draw(1, 1, 1, 23_400).unwrap();
         let taken = plan.http(1);
         let _other = TcpListener::bind(taken);
         let error = plan.check_ports().unwrap_err();

@@ -27,7 +27,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// Time for the name server, and for a node, to answer after its start.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Time for a process to end after SIGTERM; then it gets a SIGKILL, which loses nothing either.
+/// Time for a process to end after SIGINT; then it gets a SIGKILL, which loses nothing either.
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Looks at a node that is to be restarted and still counts as running: whoever has just killed it is ahead of the notice of
@@ -43,14 +43,16 @@ const LAST_WORDS_BYTES: u64 = 8192;
 /// One of the processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Role {
-    Namesrv,
+    /// Counted from 1.
+    Namesrv(u64),
     Node(u64),
 }
 
 impl std::fmt::Display for Role {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Role::Namesrv => f.write_str("namesrv"),
+            Role::Namesrv(1) => f.write_str("namesrv"),
+            Role::Namesrv(n) => write!(f, "namesrv {n}"),
             Role::Node(id) => write!(f, "node {id}"),
         }
     }
@@ -131,11 +133,13 @@ impl Supervisor {
             self.dir.display(),
             self.plant.map(|bug| format!(", with the planted bug {bug}")).unwrap_or_default()
         ));
-        self.spawn(Role::Namesrv)?;
+        for n in self.plan.namesrv_ids() {
+            self.spawn(Role::Namesrv(n))?;
+        }
         for id in self.plan.node_ids() {
             self.spawn(Role::Node(id))?;
         }
-        let probe = LeaderProbe::new(&self.plan.namesrv().to_string())?;
+        let probe = LeaderProbe::new(&self.plan.namesrv_list())?;
         tokio::spawn(watch_leaders(probe, self.tell.clone()));
         let deadline = tokio::time::sleep(START_TIMEOUT);
         tokio::pin!(deadline);
@@ -163,7 +167,7 @@ impl Supervisor {
                 }
                 Ok(())
             }
-            Happened::Up(Role::Namesrv, _) => Ok(()),
+            Happened::Up(Role::Namesrv(_), _) => Ok(()),
             Happened::AskedAgain(asked, looks_left) => {
                 self.handle_request(asked, looks_left);
                 Ok(())
@@ -225,17 +229,24 @@ impl Supervisor {
         say(format_args!(
             "ready after {:.1} s; name server {}; Ctrl-C stops everything",
             self.born.elapsed().as_secs_f64(),
-            self.plan.namesrv()
+            self.plan.namesrv_list()
         ));
+        if self.plan.nodes == 1 {
+            say("for development only: a single node replicates nothing, and what its disk loses is lost");
+        }
     }
 
     fn handle_request(&mut self, asked: Asked, looks_left: u32) {
-        let Request::RestartNode { id } = asked.request;
-        if !self.plan.node_ids().any(|own| own == id) {
-            let _ = asked.answer.send(Reply::Refused(format!("the cluster has nodes 1 to {}", self.plan.nodes)));
+        let (role, last) = match asked.request {
+            Request::RestartNode { id } => (Role::Node(id), self.plan.nodes),
+            Request::RestartNamesrv { n } => (Role::Namesrv(n), self.plan.namesrvs),
+        };
+        let (Role::Node(number) | Role::Namesrv(number)) = role;
+        if !(1..=last).contains(&number) {
+            let _ = asked.answer.send(Reply::Refused(format!("the cluster has 1 to {last} of them")));
             return;
         }
-        if let Some(pid) = self.running.get(&Role::Node(id)) {
+        if let Some(pid) = self.running.get(&role) {
             if looks_left > 0 {
                 let tell = self.tell.clone();
                 tokio::spawn(async move {
@@ -247,11 +258,18 @@ impl Supervisor {
             let _ = asked.answer.send(Reply::Refused(format!("it runs already, as process {pid}")));
             return;
         }
-        match self.spawn(Role::Node(id)) {
-            Ok(pid) => {
+        let spawned = self.spawn(role).and_then(|pid| {
+            // A name server is up when its brokers have told it: whoever asks it knows how to wait.
+            if matches!(role, Role::Namesrv(_)) { self.write_cluster_file().map(|()| pid) } else { Ok(pid) }
+        });
+        match (spawned, role) {
+            (Ok(pid), Role::Node(id)) => {
                 self.starting.insert(id, Starting { pid, answer: asked.answer });
             }
-            Err(error) => {
+            (Ok(pid), Role::Namesrv(_)) => {
+                let _ = asked.answer.send(Reply::Started { pid });
+            }
+            (Err(error), _) => {
                 let _ = asked.answer.send(Reply::Refused(format!("{error:#}")));
             }
         }
@@ -262,12 +280,12 @@ impl Supervisor {
         let program = std::env::current_exe().context("cannot find this program's own file")?;
         let mut command = Command::new(program);
         command.arg(match role {
-            Role::Namesrv => "namesrv",
+            Role::Namesrv(_) => "namesrv",
             Role::Node(_) => "broker",
         });
         command.args(["--parent", &std::process::id().to_string()]);
         match role {
-            Role::Namesrv => command.args(["--listen", &self.plan.namesrv().to_string()]),
+            Role::Namesrv(n) => command.args(["--listen", &self.plan.namesrv(n).to_string()]),
             Role::Node(id) => command.arg("-c").arg(config_path(&self.dir, id)),
         };
         if let (Some(bug), Role::Node(_)) = (self.plant, role) {
@@ -320,7 +338,12 @@ impl Supervisor {
             http: self.plan.http(id).to_string(),
             groups: self.plan.clients(id),
         };
-        ClusterFile { namesrv: self.plan.namesrv().to_string(), nodes: self.plan.node_ids().map(node).collect() }
+        let namesrv_pid = |n| self.running.get(&Role::Namesrv(n)).copied().unwrap_or(0);
+        ClusterFile {
+            namesrv: self.plan.namesrv_list(),
+            namesrv_pids: self.plan.namesrv_ids().map(namesrv_pid).collect(),
+            nodes: self.plan.node_ids().map(node).collect(),
+        }
     }
 
     fn write_cluster_file(&self) -> Result<()> {
@@ -332,7 +355,8 @@ impl Supervisor {
 
     fn log_path(&self, role: Role) -> PathBuf {
         match role {
-            Role::Namesrv => self.dir.join("namesrv.log"),
+            Role::Namesrv(1) => self.dir.join("namesrv.log"),
+            Role::Namesrv(n) => self.dir.join(format!("namesrv-{n}.log")),
             Role::Node(id) => node_dir(&self.dir, id).join("broker.log"),
         }
     }
@@ -362,14 +386,16 @@ impl Supervisor {
         self.stopping = true;
         ClusterFile::remove(&self.dir);
         say("stopping");
-        let nodes: Vec<Role> = self.running.keys().copied().filter(|role| *role != Role::Namesrv).collect();
+        let (nodes, namesrvs): (Vec<Role>, Vec<Role>) =
+            self.running.keys().copied().partition(|role| matches!(role, Role::Node(_)));
         self.stop_all(&nodes).await;
-        self.stop_all(&[Role::Namesrv]).await;
+        self.stop_all(&namesrvs).await;
         say("stopped");
     }
 
     async fn stop_all(&mut self, roles: &[Role]) {
-        self.signal_all(roles, Signal::TERM);
+        // Not SIGTERM: a node would go on serving clients for a while, and all of them are to end.
+        self.signal_all(roles, Signal::INT);
         if tokio::time::timeout(STOP_TIMEOUT, self.wait_for_ends(roles)).await.is_err() {
             for role in roles.iter().filter(|role| self.running.contains_key(role)) {
                 say(format_args!("{role} does not stop after {} s: killed", STOP_TIMEOUT.as_secs()));

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use super::body::BODY_LEN_MIN;
 use super::faults::FaultScript;
 use super::history::{Clock, Event, Read, Recorder, read_lines};
+use super::load::Load;
 use super::progress::Progress;
 use super::readers::Readers;
 use super::report::Report;
@@ -120,18 +121,20 @@ async fn drive(
     let blunt = Client::new(ClientConfig::new([namesrv]).with_attempts_max(1))?;
     let producer = blunt.producer(ProducerConfig::new(GROUP))?;
     let consumer = patient.pull_consumer(PullConsumerConfig::new(GROUP))?;
-    let queues = producer.queues(&topic).await.context("the drill's topic has no route")?;
-    let broker_name = queues.first().context("the drill's topic has no queue")?.broker_name.clone();
+    let mut queues = producer.queues(&topic).await.context("the drill's topic has no route")?;
+    ensure!(!queues.is_empty(), "the drill's topic has no queue");
+    // Keys are dealt out in this order: every broker name is to have its share of them.
+    queues.sort_by(|a, b| (a.queue_id, &a.broker_name).cmp(&(b.queue_id, &b.broker_name)));
 
     let clock = Clock::start();
-    let acknowledged = Arc::new(AtomicU64::new(0));
-    let budget = FaultScript::budget(args.messages);
+    let load = Arc::new(Load::new(&queues, args.keys, args.messages, FaultScript::SHARES[0]));
     let begin = Event::Begin {
         run,
         topic: topic.clone(),
         queues: u32::try_from(queues.len()).context("too many queues")?,
         keys: args.keys,
         messages: args.messages,
+        brokers: queues.iter().map(|queue| queue.broker_name.clone()).collect(),
     };
     history.handle().record(begin).await?;
 
@@ -141,12 +144,9 @@ async fn drive(
     let faults = FaultScript {
         run,
         dir: args.dir.clone(),
-        broker_name,
         probe: LeaderProbe::new(namesrv)?,
         clock,
-        messages: args.messages,
-        acknowledged: Arc::clone(&acknowledged),
-        budget: Arc::clone(&budget),
+        load: Arc::clone(&load),
         progress: progress.clone(),
     };
     let mut faults = tokio::spawn(faults.run(history.handle()));
@@ -159,12 +159,11 @@ async fn drive(
         size: args.size,
         producer,
         clock,
-        acknowledged: Arc::clone(&acknowledged),
-        budget: Arc::clone(&budget),
+        load: Arc::clone(&load),
     };
     let mut sending = tokio::spawn(workload.send_all(history.handle()));
 
-    let bar = tokio::spawn(progress.clone().follow("acknowledged", acknowledged, args.messages));
+    let bar = tokio::spawn(progress.clone().follow("acknowledged", Arc::clone(&load.acknowledged), args.messages));
     // Whoever fails first ends the other, which waits for what will not come.
     let ended = tokio::select! {
         ended = &mut sending => ended.context("the senders were lost")?,
@@ -175,7 +174,7 @@ async fn drive(
     };
     bar.abort();
     if ended.is_err() {
-        budget.close();
+        load.close();
         sending.abort();
         faults.abort();
         tail.abort();

@@ -1,5 +1,5 @@
-//! What a fail-over drill does to its cluster: `kill -9` of the leader half-way, a restart, the same to the next leader;
-//! then, so that nothing depends on luck, the followers are stopped for a moment and all nodes killed, and the leader of
+//! What a fail-over drill does to its cluster: `kill -9` of the node that leads the first broker name half-way, a restart, the
+//! same to another node; then, so that nothing depends on luck, the followers are stopped for a moment and all nodes killed, and the leader of
 //! that moment is started last.
 //!
 //! In that moment an honest leader can acknowledge nothing. One that acknowledges before a quorum has the message goes on
@@ -8,16 +8,16 @@
 //!
 //! The script strikes only while messages are under way, and again only when the last victim takes part again.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::sync::Semaphore;
 
 use super::history::{Clock, Event, FaultAction, RecorderHandle};
+use super::load::{Load, Part};
 use super::progress::Progress;
 use crate::dev::cluster_file::{ClusterFile, NodeEntry};
 use crate::probe::{self, LeaderProbe};
@@ -25,7 +25,7 @@ use crate::probe::{self, LeaderProbe};
 /// How often the script looks at its cluster.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How long the followers are stopped before the last strike: several round trips of every sender, and below the time in
+/// How long the other nodes are stopped before the last strike: several round trips of every sender, and below the time in
 /// which a leader that hears nobody steps down (500 ms).
 const STOP_FOR: Duration = Duration::from_millis(200);
 
@@ -38,18 +38,12 @@ pub(crate) struct FaultScript {
     pub(crate) run: u64,
     /// Folder of the cluster.
     pub(crate) dir: PathBuf,
-    /// Broker name whose leader is killed.
-    pub(crate) broker_name: String,
     /// Who leads.
     pub(crate) probe: LeaderProbe,
     /// The drill's clock.
     pub(crate) clock: Clock,
-    /// Messages that the run means to send.
-    pub(crate) messages: u64,
-    /// Acknowledged messages so far.
-    pub(crate) acknowledged: Arc<AtomicU64>,
-    /// What may be sent; see [`FaultScript::budget`].
-    pub(crate) budget: Arc<Semaphore>,
+    /// How far the senders have come, and what they may send.
+    pub(crate) load: Arc<Load>,
     /// Says what is done.
     pub(crate) progress: Progress,
 }
@@ -57,23 +51,21 @@ pub(crate) struct FaultScript {
 impl FaultScript {
     /// Share of the messages, in percent, that may be sent before the first, second and third strike. The rest is kept back,
     /// so that each strike meets load, however quick the senders are.
-    const SHARES: [u64; 3] = [60, 75, 100];
-
-    /// A budget for the senders of a run with `messages` messages.
-    pub(crate) fn budget(messages: u64) -> Arc<Semaphore> {
-        Arc::new(Semaphore::new(permits(messages * FaultScript::SHARES[0] / 100)))
-    }
+    pub(crate) const SHARES: [u64; 3] = [60, 75, 100];
 
     /// Runs to its end.
     pub(crate) async fn run(self, history: RecorderHandle<Event>) -> Result<()> {
-        self.until_acknowledged(self.messages / 2).await?;
-        let first = self.kill_leader(&history).await?;
+        let load = Arc::clone(&self.load);
+        let target = &load.parts[0];
+        self.until_acknowledged(target, target.messages / 2).await?;
+        let first = self.kill_leader(target, &history).await?;
         self.bring_back(first, &history).await?;
 
-        self.until_acknowledged(self.share(0)).await?;
-        self.allow_more(0);
-        self.until_acknowledged(self.share(0) + 1).await?;
-        let second = self.kill_leader(&history).await?;
+        self.until_share(0).await?;
+        load.allow(FaultScript::SHARES[0], FaultScript::SHARES[1]);
+        let target = self.led_by_another_than(first).await?;
+        self.until_acknowledged(target, target.share(FaultScript::SHARES[0]) + 1).await?;
+        let second = self.kill_leader(target, &history).await?;
         self.bring_back(second, &history).await?;
 
         let third = self.kill_all(&history).await?;
@@ -82,19 +74,24 @@ impl FaultScript {
                 self.restart(node.id, &history).await?;
             }
         }
-        // Their leader, not the acknowledgements, which a dishonest leader has given already.
+        // Their leaders, not the acknowledgements, which a dishonest leader has given already.
         self.until_ready_without(Some(third)).await?;
         self.bring_back(third, &history).await
     }
 
-    /// Messages that may be sent before a strike, counted from 0.
-    fn share(&self, strike: usize) -> u64 {
-        self.messages * FaultScript::SHARES[strike] / 100
+    /// Waits until everything that may be sent before a strike, counted from 0, is acknowledged.
+    async fn until_share(&self, strike: usize) -> Result<()> {
+        for part in &self.load.parts {
+            self.until_acknowledged(part, part.share(FaultScript::SHARES[strike])).await?;
+        }
+        Ok(())
     }
 
-    /// Lets the senders go on from the share of one strike to that of the next.
-    fn allow_more(&self, from: usize) {
-        self.budget.add_permits(permits(self.share(from + 1) - self.share(from)));
+    /// A broker name that is led by another node than this one, if there is any: else the first.
+    async fn led_by_another_than(&self, node: u64) -> Result<&Part> {
+        let leaders = self.leaders().await?;
+        let led_by_another = |part: &&Part| leaders.get(&part.broker_name).is_some_and(|leader| leader.id != node);
+        Ok(self.load.parts.iter().skip(1).find(led_by_another).unwrap_or(&self.load.parts[0]))
     }
 
     async fn bring_back(&self, node: u64, history: &RecorderHandle<Event>) -> Result<()> {
@@ -103,43 +100,48 @@ impl FaultScript {
         self.until_ready().await
     }
 
-    async fn kill_leader(&self, history: &RecorderHandle<Event>) -> Result<u64> {
-        let node = self.leader().await?;
-        self.signal(&node, Signal::KILL, FaultAction::Kill, history).await?;
-        self.progress.say(format_args!("kill -9 {}: node {}, the leader of {}", node.pid, node.id, self.broker_name));
+    /// Kills the node that leads a broker name.
+    async fn kill_leader(&self, target: &Part, history: &RecorderHandle<Event>) -> Result<u64> {
+        let leaders = self.leaders().await?;
+        let node = &leaders[&target.broker_name];
+        let led = led_by(&leaders, node.id);
+        self.signal(node, Signal::KILL, FaultAction::Kill, &led, history).await?;
+        self.progress.say(format_args!("kill -9 {}: node {}, the leader of {}", node.pid, node.id, led.join(", ")));
         Ok(node.id)
     }
 
     /// Returns the node that led. Senders go on when the followers are stopped: whatever is acknowledged from then on was
     /// acknowledged by the leader alone.
     async fn kill_all(&self, history: &RecorderHandle<Event>) -> Result<u64> {
-        let leader = self.leader().await?;
-        let followers: Vec<NodeEntry> =
+        self.until_share(1).await?;
+        let leaders = self.leaders().await?;
+        let leader = &leaders[&self.load.parts[0].broker_name];
+        let others: Vec<NodeEntry> =
             ClusterFile::read(&self.dir)?.nodes.into_iter().filter(|node| node.id != leader.id).collect();
-        self.until_acknowledged(self.share(1)).await?;
         let strike = async {
-            for node in &followers {
-                self.signal(node, Signal::STOP, FaultAction::Stop, history).await?;
+            for node in &others {
+                self.signal(node, Signal::STOP, FaultAction::Stop, &[], history).await?;
             }
-            self.allow_more(1);
+            self.load.allow(FaultScript::SHARES[1], FaultScript::SHARES[2]);
             tokio::time::sleep(STOP_FOR).await;
-            for node in followers.iter().chain([&leader]) {
-                self.signal(node, Signal::KILL, FaultAction::Kill, history).await?;
+            for node in others.iter().chain([leader]) {
+                self.signal(node, Signal::KILL, FaultAction::Kill, &led_by(&leaders, node.id), history).await?;
             }
             Ok(())
         };
         let struck: Result<()> = strike.await;
         if struck.is_err() {
             // Whatever went wrong: nobody stays stopped. Who cannot be told is dead.
-            for node in &followers {
-                let _ = self.signal(node, Signal::CONT, FaultAction::Continue, history).await;
+            for node in &others {
+                let _ = self.signal(node, Signal::CONT, FaultAction::Continue, &[], history).await;
             }
         }
         struck?;
         self.progress.say(format_args!(
-            "followers stopped for {} ms, then kill -9 of all nodes; node {} led, and is started last",
+            "the other nodes stopped for {} ms, then kill -9 of all; node {} led {}, and is started last",
             STOP_FOR.as_millis(),
-            leader.id
+            leader.id,
+            self.load.parts[0].broker_name
         ));
         Ok(leader.id)
     }
@@ -150,13 +152,15 @@ impl FaultScript {
         node: &NodeEntry,
         signal: Signal,
         action: FaultAction,
+        led: &[String],
         history: &RecorderHandle<Event>,
     ) -> Result<()> {
         let pid = i32::try_from(node.pid).ok().and_then(Pid::from_raw);
         let pid = pid.with_context(|| format!("the cluster file tells no process of node {}", node.id))?;
         let at_ns = self.clock.now_ns();
         kill_process(pid, signal).with_context(|| format!("cannot signal process {} of node {}", node.pid, node.id))?;
-        history.record(Event::Fault { run: self.run, at_ns, action, node: node.id, pid: node.pid }).await
+        let led = led.to_vec();
+        history.record(Event::Fault { run: self.run, at_ns, action, node: node.id, pid: node.pid, led }).await
     }
 
     async fn restart(&self, node: u64, history: &RecorderHandle<Event>) -> Result<()> {
@@ -167,29 +171,35 @@ impl FaultScript {
         let pid = crate::dev::restart_node(&self.dir, node).await?;
         self.progress.say(format_args!("node {node} restarted as process {pid}"));
         let at_ns = self.clock.now_ns();
-        history.record(Event::Fault { run: self.run, at_ns, action: FaultAction::Restart, node, pid }).await
+        let action = FaultAction::Restart;
+        history.record(Event::Fault { run: self.run, at_ns, action, node, pid, led: Vec::new() }).await
     }
 
-    /// The node that leads, as the name server knows it.
-    async fn leader(&self) -> Result<NodeEntry> {
+    /// The node that leads each broker name with messages, as the name server knows it; once all are led.
+    async fn leaders(&self) -> Result<BTreeMap<String, NodeEntry>> {
         let until = Instant::now() + PATIENCE;
         loop {
-            if let Ok(leaders) = self.probe.leaders().await
-                && let Some(address) = leaders.get(&self.broker_name)
-                && let Some(node) = ClusterFile::read(&self.dir)?.node_at(&self.broker_name, address)
-                && node.pid != 0
-            {
-                return Ok(node.clone());
+            if let Ok(addresses) = self.probe.leaders().await {
+                let cluster = ClusterFile::read(&self.dir)?;
+                let node = |part: &Part| {
+                    let address = addresses.get(&part.broker_name)?;
+                    let node = cluster.node_at(&part.broker_name, address).filter(|node| node.pid != 0)?;
+                    Some((part.broker_name.clone(), node.clone()))
+                };
+                let leaders: Option<BTreeMap<_, _>> = self.load.parts.iter().map(node).collect();
+                if let Some(leaders) = leaders {
+                    return Ok(leaders);
+                }
             }
-            self.wait(until, "a leader").await?;
+            self.wait(until, "a leader of every broker name").await?;
         }
     }
 
-    async fn until_acknowledged(&self, count: u64) -> Result<()> {
+    async fn until_acknowledged(&self, part: &Part, count: u64) -> Result<()> {
         let mut seen = 0;
         let mut until = Instant::now() + PATIENCE;
         loop {
-            let now = self.acknowledged.load(Ordering::Relaxed);
+            let now = part.acknowledged();
             if now >= count {
                 return Ok(());
             }
@@ -197,14 +207,17 @@ impl FaultScript {
                 seen = now;
                 until = Instant::now() + PATIENCE;
             }
-            self.wait(until, "the next acknowledgement").await?;
+            self.wait(until, &format!("the next acknowledgement of {}", part.broker_name)).await?;
         }
     }
 
-    /// Service is back when many messages are acknowledged that were not before.
+    /// Service is back when each broker name has acknowledged many messages that it had not before, or all it may.
     async fn until_service_is_back(&self) -> Result<()> {
-        let before = self.acknowledged.load(Ordering::Relaxed);
-        self.until_acknowledged((before + self.messages / 20).min(self.messages)).await
+        let wanted: Vec<u64> = self.load.parts.iter().map(|part| part.acknowledged() + part.messages / 20).collect();
+        for (part, wanted) in self.load.parts.iter().zip(wanted) {
+            self.until_acknowledged(part, wanted.min(part.allowed())).await?;
+        }
+        Ok(())
     }
 
     /// Every node says that it takes part under a leader that serves.
@@ -233,6 +246,7 @@ impl FaultScript {
     }
 }
 
-fn permits(messages: u64) -> usize {
-    usize::try_from(messages).unwrap_or(Semaphore::MAX_PERMITS).min(Semaphore::MAX_PERMITS)
+/// The broker names that a node leads.
+fn led_by(leaders: &BTreeMap<String, NodeEntry>, node: u64) -> Vec<String> {
+    leaders.iter().filter(|(_, leader)| leader.id == node).map(|(name, _)| name.clone()).collect()
 }

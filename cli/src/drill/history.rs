@@ -32,12 +32,15 @@ pub(crate) enum Event {
         run: u64,
         /// Topic that the run writes to.
         topic: String,
-        /// Queues that the run writes to: queue ids 0 to `queues - 1`.
+        /// Queues that the run writes to, over all broker names; numbered from 0.
         queues: u32,
         /// Ordered keys.
         keys: u32,
         /// Messages that the run means to send.
         messages: u64,
+        /// Broker name of each queue, in the order of their numbers.
+        #[serde(default)]
+        brokers: Vec<String>,
     },
     /// A send is about to leave.
     Invoke {
@@ -115,6 +118,9 @@ pub(crate) enum Event {
         node: u64,
         /// Process that was hit, or that was started.
         pid: u32,
+        /// Broker names that the node led.
+        #[serde(default)]
+        led: Vec<String>,
     },
 }
 
@@ -275,10 +281,24 @@ mod tests {
         let recorder = Recorder::create(&path).unwrap();
         let handle = recorder.handle();
         let events = vec![
-            Event::Begin { run: 7, topic: "t".into(), queues: 1, keys: 1, messages: 1 },
+            Event::Begin {
+                run: 7,
+                topic: "t".into(),
+                queues: 1,
+                keys: 1,
+                messages: 1,
+                brokers: vec!["broker-a".into()],
+            },
             Event::Invoke { run: 7, at_ns: 1, key: 0, seq: 0, attempt: 0, queue: 0 },
             Event::Info { run: 7, at_ns: 2, key: 0, seq: 0, attempt: 0, error: "connection \"lost\"\n".into() },
-            Event::Fault { run: 7, at_ns: 3, action: FaultAction::Kill, node: 2, pid: 99 },
+            Event::Fault {
+                run: 7,
+                at_ns: 3,
+                action: FaultAction::Kill,
+                node: 2,
+                pid: 99,
+                led: vec!["broker-a".into()],
+            },
         ];
         for event in &events {
             handle.record(event.clone()).await.unwrap();

@@ -10,6 +10,7 @@ mod body;
 mod failover;
 mod faults;
 mod history;
+mod load;
 mod progress;
 mod readers;
 mod report;

@@ -93,12 +93,18 @@ impl Report {
             };
             let nodes: Vec<String> = kill.nodes.iter().map(u64::to_string).collect();
             let whom = if nodes.len() == 1 { "node" } else { "nodes" };
+            let led = if kill.led.is_empty() { String::new() } else { format!(", which led {}", kill.led.join(", ")) };
             let stopped = match kill.stopped_ns / 1_000_000 {
                 0 => String::new(),
                 ms => format!(", the followers having been stopped for {ms} ms"),
             };
-            rows.push((label, format!("{} ms ({whom} {}{stopped})", kill.silence_ns / 1_000_000, nodes.join(", "))));
+            rows.push((
+                label,
+                format!("{} ms ({whom} {}{led}{stopped})", kill.silence_ns / 1_000_000, nodes.join(", ")),
+            ));
         }
+        let failed = self.verdict.failed_tries + self.verdict.unknown_tries;
+        rows.push(("sends that failed".into(), format!("{} (repeated by the drill)", grouped(failed))));
         rows.push(("send latency".into(), latency_cell(self.send)));
         rows.push(("end-to-end latency".into(), latency_cell(self.end_to_end)));
         rows.push(("messages per second".into(), grouped(self.per_second.round() as u64)));
@@ -134,6 +140,7 @@ impl Report {
             .map(|kill| {
                 serde_json::json!({
                     "nodes": kill.nodes,
+                    "led": kill.led,
                     "silence_ms": kill.silence_ns as f64 / 1e6,
                     "followers_stopped_ms": kill.stopped_ns as f64 / 1e6,
                 })
@@ -210,7 +217,8 @@ mod tests {
     use super::*;
 
     fn run(read_back: bool) -> Report {
-        let mut events = vec![Event::Begin { run: 1, topic: "t".into(), queues: 1, keys: 1, messages: 2 }];
+        let mut events =
+            vec![Event::Begin { run: 1, topic: "t".into(), queues: 1, keys: 1, messages: 2, brokers: Vec::new() }];
         let mut reads = Vec::new();
         for seq in 0..2 {
             let at_ns = seq * 10_000_000;
@@ -219,7 +227,14 @@ mod tests {
             let at_ns = at_ns + 5_000_000;
             events.push(Event::Ok { run: 1, at_ns, key: 0, seq, attempt: 0, queue: 0, queue_offset: seq, msg_id });
             if seq == 0 {
-                events.push(Event::Fault { run: 1, at_ns, action: FaultAction::Kill, node: 2, pid: 7 });
+                events.push(Event::Fault {
+                    run: 1,
+                    at_ns,
+                    action: FaultAction::Kill,
+                    node: 2,
+                    pid: 7,
+                    led: Vec::new(),
+                });
             }
             for pass in [Pass::Live, Pass::Final] {
                 let id = Some(Identity { run: 1, key: 0, seq });
@@ -238,7 +253,10 @@ mod tests {
         assert!(report.green());
         assert_eq!(report.send.unwrap().p50_us / 10, 500);
         assert_eq!(report.end_to_end.unwrap().max_us / 10, 600);
-        assert_eq!(report.silences, [KillSilence { nodes: vec![2], silence_ns: 5_000_000, stopped_ns: 0 }]);
+        assert_eq!(
+            report.silences,
+            [KillSilence { led: Vec::new(), nodes: vec![2], silence_ns: 5_000_000, stopped_ns: 0 }]
+        );
         assert_eq!(report.per_second.round() as u64, 133);
         let table = report.table();
         for row in

@@ -1,9 +1,10 @@
 //! How long clients were left without an answer: the longest silence around each kill, from the history alone.
 //!
 //! A silence is a time in which at least one message was waiting for its acknowledgement and none came. A drill that has
-//! nothing to send is not silent.
+//! nothing to send is not silent. It is taken for each broker name that the killed node led, and the longest counts: that other
+//! groups went on answering proves nothing.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use super::history::{Event, FaultAction};
 
@@ -15,50 +16,81 @@ const ONE_STRIKE_NS: u64 = 50_000_000;
 pub(crate) struct KillSilence {
     /// Nodes that were killed.
     pub(crate) nodes: Vec<u64>,
+    /// Broker names that they led.
+    pub(crate) led: Vec<String>,
     /// Longest silence, in ns, that ended between this kill and the next one.
     pub(crate) silence_ns: u64,
     /// For how long nodes had been stopped before, in ns: the silence holds that too.
     pub(crate) stopped_ns: u64,
 }
 
+/// Kills at one moment.
+struct Strike {
+    at_ns: u64,
+    nodes: Vec<u64>,
+    led: BTreeSet<String>,
+    stopped_ns: u64,
+}
+
 /// The longest silence of each kill, in the order of the kills.
 pub(crate) fn after_kills(events: &[Event]) -> Vec<KillSilence> {
-    let gaps = silences(events);
-    let mut kills: Vec<(u64, Vec<u64>, u64)> = Vec::new();
+    let brokers = match events.first() {
+        Some(Event::Begin { brokers, .. }) => brokers.as_slice(),
+        _ => &[],
+    };
+    let strikes = strikes(events);
+    let until = |n: usize| strikes.get(n + 1).map_or(u64::MAX, |next| next.at_ns);
+    let longest = |n: usize, gaps: &[(u64, u64)]| {
+        // The silence of the next kill begins a moment before it, with the last answer of the victim.
+        let own = gaps.iter().filter(|gap| gap.1 > strikes[n].at_ns && gap.1 <= until(n));
+        own.map(|gap| gap.1 - gap.0).max().unwrap_or(0)
+    };
+    let silence = |(n, strike): (usize, &Strike)| {
+        let silence_ns = if strike.led.is_empty() {
+            longest(n, &silences(events, |_| true))
+        } else {
+            let of = |name: &String| {
+                longest(n, &silences(events, |queue| brokers.get(queue as usize).is_none_or(|broker| broker == name)))
+            };
+            strike.led.iter().map(of).max().unwrap_or(0)
+        };
+        KillSilence {
+            nodes: strike.nodes.clone(),
+            led: strike.led.iter().cloned().collect(),
+            silence_ns,
+            stopped_ns: strike.stopped_ns,
+        }
+    };
+    strikes.iter().enumerate().map(silence).collect()
+}
+
+fn strikes(events: &[Event]) -> Vec<Strike> {
+    let mut strikes: Vec<Strike> = Vec::new();
     let mut stopped_at = None;
     for event in events {
-        let Event::Fault { at_ns, action, node, .. } = event else { continue };
+        let Event::Fault { at_ns, action, node, led, .. } = event else { continue };
         match action {
             FaultAction::Stop => stopped_at = stopped_at.or(Some(*at_ns)),
             FaultAction::Continue => stopped_at = None,
-            FaultAction::Kill => match kills.last_mut() {
-                Some(strike) if at_ns.saturating_sub(strike.0) < ONE_STRIKE_NS => strike.1.push(*node),
+            FaultAction::Kill => match strikes.last_mut() {
+                Some(strike) if at_ns.saturating_sub(strike.at_ns) < ONE_STRIKE_NS => {
+                    strike.nodes.push(*node);
+                    strike.led.extend(led.iter().cloned());
+                }
                 _ => {
                     let stopped_ns = stopped_at.take().map_or(0, |since| at_ns.saturating_sub(since));
-                    kills.push((*at_ns, vec![*node], stopped_ns));
+                    let led = led.iter().cloned().collect();
+                    strikes.push(Strike { at_ns: *at_ns, nodes: vec![*node], led, stopped_ns });
                 }
             },
             FaultAction::Restart => {}
         }
     }
-    let until = |n: usize| kills.get(n + 1).map_or(u64::MAX, |kill| kill.0);
-    kills
-        .iter()
-        .enumerate()
-        .map(|(n, (at_ns, nodes, stopped_ns))| {
-            // The silence of the next kill begins a moment before it, with the last answer of the victim.
-            let own = gaps.iter().filter(|gap| gap.1 > *at_ns && gap.1 <= until(n));
-            KillSilence {
-                nodes: nodes.clone(),
-                silence_ns: own.map(|gap| gap.1 - gap.0).max().unwrap_or(0),
-                stopped_ns: *stopped_ns,
-            }
-        })
-        .collect()
+    strikes
 }
 
-/// Every silence, as (begin, end).
-fn silences(events: &[Event]) -> Vec<(u64, u64)> {
+/// Every silence of the queues that are asked for, as (begin, end).
+fn silences(events: &[Event], of_queue: impl Fn(u32) -> bool) -> Vec<(u64, u64)> {
     #[derive(PartialEq, Eq, PartialOrd, Ord)]
     enum Change {
         Answered,
@@ -70,15 +102,17 @@ fn silences(events: &[Event]) -> Vec<(u64, u64)> {
     let mut last_ns = 0;
     for event in events {
         match event {
-            Event::Invoke { at_ns, key, seq, .. } => {
+            Event::Invoke { at_ns, key, seq, queue, .. } => {
                 last_ns = last_ns.max(*at_ns);
-                if waiting.insert((*key, *seq)) {
+                if of_queue(*queue) && waiting.insert((*key, *seq)) {
                     changes.push((*at_ns, Change::Waits));
                 }
             }
-            Event::Ok { at_ns, .. } => {
+            Event::Ok { at_ns, queue, .. } => {
                 last_ns = last_ns.max(*at_ns);
-                changes.push((*at_ns, Change::Answered));
+                if of_queue(*queue) {
+                    changes.push((*at_ns, Change::Answered));
+                }
             }
             Event::Fail { at_ns, .. } | Event::Info { at_ns, .. } => last_ns = last_ns.max(*at_ns),
             Event::Begin { .. } | Event::Fault { .. } => {}
@@ -128,11 +162,11 @@ mod tests {
     }
 
     fn fault(at_ms: u64, action: FaultAction, node: u64) -> Event {
-        Event::Fault { run: 1, at_ns: at_ms * MS, action, node, pid: 1 }
+        Event::Fault { run: 1, at_ns: at_ms * MS, action, node, pid: 1, led: Vec::new() }
     }
 
     fn after(node: u64, silence_ms: u64) -> KillSilence {
-        KillSilence { nodes: vec![node], silence_ns: silence_ms * MS, stopped_ns: 0 }
+        KillSilence { nodes: vec![node], led: Vec::new(), silence_ns: silence_ms * MS, stopped_ns: 0 }
     }
 
     /// Would break: the figure that the drill is about.
@@ -192,7 +226,55 @@ mod tests {
         ];
         assert_eq!(
             after_kills(&events),
-            [KillSilence { nodes: vec![2, 3, 1], silence_ns: 600 * MS, stopped_ns: 200 * MS }, after(2, 0)]
+            [
+                KillSilence { nodes: vec![2, 3, 1], led: Vec::new(), silence_ns: 600 * MS, stopped_ns: 200 * MS },
+                after(2, 0)
+            ]
         );
+    }
+
+    /// Would break: an answer of a group that went on hiding the silence of the one whose leader was killed.
+    #[test]
+    fn only_the_queues_of_the_killed_leader_count() {
+        let begin = Event::Begin {
+            run: 1,
+            topic: "t".into(),
+            queues: 2,
+            keys: 2,
+            messages: 9,
+            brokers: vec!["broker-a".into(), "broker-b".into()],
+        };
+        let on = |event: Event, number: u32| match event {
+            Event::Invoke { run, at_ns, key, seq, attempt, .. } => {
+                Event::Invoke { run, at_ns, key, seq, attempt, queue: number }
+            }
+            Event::Ok { run, at_ns, key, seq, attempt, queue_offset, msg_id, .. } => {
+                Event::Ok { run, at_ns, key, seq, attempt, queue: number, queue_offset, msg_id }
+            }
+            other => other,
+        };
+        let kill = Event::Fault {
+            run: 1,
+            at_ns: 20 * MS,
+            action: FaultAction::Kill,
+            node: 1,
+            pid: 1,
+            led: vec!["broker-a".into()],
+        };
+        let events = [
+            begin,
+            on(invoke(0, 0, 0), 0),
+            on(invoke(0, 1, 0), 1),
+            on(ok(10, 0, 0), 0),
+            on(invoke(10, 0, 1), 0),
+            kill,
+            on(ok(100, 1, 0), 1),
+            on(invoke(100, 1, 1), 1),
+            on(ok(200, 1, 1), 1),
+            on(ok(310, 0, 1), 0),
+        ];
+        let expected =
+            KillSilence { nodes: vec![1], led: vec!["broker-a".into()], silence_ns: 300 * MS, stopped_ns: 0 };
+        assert_eq!(after_kills(&events), [expected]);
     }
 }

@@ -5,16 +5,15 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use ledgermq_client::{Message, MessageQueue, Producer, SendReceipt, SendStatus};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::body;
 use super::history::{Clock, Event, Identity, RecorderHandle};
+use super::load::{Load, messages_of};
 
 /// Pause before a message is tried again: short at first, since most fail-overs take part of a second.
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(5);
@@ -43,10 +42,8 @@ pub(crate) struct Workload {
     pub(crate) producer: Producer,
     /// The drill's clock.
     pub(crate) clock: Clock,
-    /// Acknowledged messages so far.
-    pub(crate) acknowledged: Arc<AtomicU64>,
-    /// Messages that may be sent: the fault script keeps some back, so that there is load when it strikes.
-    pub(crate) budget: Arc<Semaphore>,
+    /// How far it has come, and how much may be sent: the fault script keeps some back, so that there is load when it strikes.
+    pub(crate) load: Arc<Load>,
 }
 
 impl Workload {
@@ -65,12 +62,6 @@ impl Workload {
         }
         Ok(())
     }
-
-    /// Messages of a key: as many as fall to it when they are dealt out in turn.
-    fn messages_of(&self, key: u32) -> u64 {
-        let keys = u64::from(self.keys);
-        self.messages / keys + u64::from(u64::from(key) < self.messages % keys)
-    }
 }
 
 struct Sender {
@@ -83,10 +74,13 @@ impl Sender {
     async fn run(self) -> Result<()> {
         let queue_index = self.key as usize % self.shared.queues.len();
         let numbers: HashMap<&MessageQueue, u32> = self.shared.queues.iter().zip(0..).collect();
-        for seq in 0..self.shared.messages_of(self.key) {
-            self.shared.budget.acquire().await.context("the drill was stopped")?.forget();
-            self.send_one(seq, &self.shared.queues[queue_index], &numbers).await?;
-            self.shared.acknowledged.fetch_add(1, Ordering::Relaxed);
+        let queue = &self.shared.queues[queue_index];
+        let load = &self.shared.load;
+        let part = load.part(&queue.broker_name).context("a queue of a broker name without messages")?;
+        for seq in 0..messages_of(self.key, self.shared.keys, self.shared.messages) {
+            ensure!(part.may_send().await, "the drill was stopped");
+            self.send_one(seq, queue, &numbers).await?;
+            load.count(part);
         }
         Ok(())
     }

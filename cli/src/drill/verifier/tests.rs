@@ -13,7 +13,7 @@ struct Script {
 
 impl Script {
     fn new(queues: u32, keys: u32) -> Script {
-        let begin = Event::Begin { run: RUN, topic: "t".into(), queues, keys, messages: 0 };
+        let begin = Event::Begin { run: RUN, topic: "t".into(), queues, keys, messages: 0, brokers: Vec::new() };
         Script { events: vec![begin], reads: Vec::new(), now_ns: 0 }
     }
 
