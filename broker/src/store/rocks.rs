@@ -37,6 +37,8 @@ impl Default for RocksBudget {
     }
 }
 
+/// Start of the names of files that are about to be ingested. RocksDB's own begin with digits or capital letters.
+const RUN_FILE_PREFIX: &str = "ingest-";
 /// Open files of one store.
 const OPEN_FILES_MAX: i32 = 512;
 /// RocksDB's own info logs that are kept.
@@ -70,6 +72,7 @@ impl RocksKv {
         let families = Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(budget)));
         let db = DB::open_cf_descriptors(&options, dir, families)
             .map_err(|error| KvError { place: dir.display().to_string(), reason: error.to_string() })?;
+        remove_left_runs(dir)?;
         Ok(RocksKv { db, dir: dir.to_owned(), run: AtomicU64::new(0) })
     }
 
@@ -98,6 +101,19 @@ impl RocksKv {
         }
         writer.finish()
     }
+}
+
+/// Removes the files of runs that a crash interrupted. They must not be written again: one that was ingested already, and not
+/// yet removed, is another name of a file that the store lives on.
+fn remove_left_runs(dir: &Path) -> Result<(), KvError> {
+    let failed = |error: std::io::Error| KvError { place: dir.display().to_string(), reason: error.to_string() };
+    for entry in std::fs::read_dir(dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if entry.file_name().to_string_lossy().starts_with(RUN_FILE_PREFIX) {
+            std::fs::remove_file(entry.path()).map_err(failed)?;
+        }
+    }
+    Ok(())
 }
 
 fn family_options(budget: &RocksBudget) -> Options {
@@ -139,8 +155,7 @@ impl Kv for RocksKv {
 
     fn ingest(&self, family: Family, keys: &mut dyn Iterator<Item = &[u8]>) -> Result<(), KvError> {
         let Some(first) = keys.next() else { return Ok(()) };
-        // Files of a run that a crash interrupted are overwritten: the name comes again.
-        let name = format!("ingest-{}.sst", self.run.fetch_add(1, Ordering::Relaxed));
+        let name = format!("{RUN_FILE_PREFIX}{}.sst", self.run.fetch_add(1, Ordering::Relaxed));
         let path = self.dir.join(name);
         self.write_run(&path, first, keys).map_err(|error| self.failed(Some(family), &error))?;
         let mut options = IngestExternalFileOptions::default();
