@@ -32,11 +32,13 @@ pub enum Bug {
     StaleProjection,
     /// A topic made again shares the folder and offsets of its deleted namesake.
     IncarnationIgnored,
+    /// A start goes back to where the ConsumeQueue files are durable, not to where the key index is.
+    KeysForgotten,
 }
 
 impl Bug {
     /// All of them, in a fixed order.
-    pub const ALL: [Bug; 12] = [
+    pub const ALL: [Bug; 13] = [
         Bug::VoteNotSynced,
         Bug::AckBeforeQuorum,
         Bug::UnchainedCrc,
@@ -49,6 +51,7 @@ impl Bug {
         Bug::ConfCommitNotSynced,
         Bug::StaleProjection,
         Bug::IncarnationIgnored,
+        Bug::KeysForgotten,
     ];
 
     /// Name for the command line.
@@ -66,6 +69,7 @@ impl Bug {
             Bug::ConfCommitNotSynced => "conf-commit-not-synced",
             Bug::StaleProjection => "stale-projection",
             Bug::IncarnationIgnored => "incarnation-ignored",
+            Bug::KeysForgotten => "keys-forgotten",
         }
     }
 

@@ -7,6 +7,7 @@
 //! ```
 
 mod host;
+mod keys;
 mod operations;
 mod oracle;
 

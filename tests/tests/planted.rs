@@ -18,7 +18,7 @@ const SEARCHED: u64 = 2_000;
 const TRIED: u64 = 100;
 
 /// Bugs that an ordinary run must find among [`TRIED`] seeds.
-const COMMON: [Bug; 11] = [
+const COMMON: [Bug; 12] = [
     Bug::VoteNotSynced,
     Bug::AckBeforeQuorum,
     Bug::CommitHintAhead,
@@ -28,6 +28,7 @@ const COMMON: [Bug; 11] = [
     Bug::AckBeforeSync,
     Bug::StaleProjection,
     Bug::IncarnationIgnored,
+    Bug::KeysForgotten,
     Bug::TruncateMarkSkipped,
     Bug::ConfCommitNotSynced,
 ];

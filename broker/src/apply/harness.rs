@@ -1,5 +1,6 @@
 //! For tests: a log without Raft and disks, filled by the real stamper as the raft loop would, and machines that apply it.
 
+use std::ops::{ControlFlow, RangeInclusive};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use super::{BrokerMachine, MachineConfig};
 use crate::command::{Genesis, GroupSettings, Member, PutSubscriptionGroup, PutTopic, TopicSettings, perm};
 use crate::stamp::{Answer, AutoCreate, BrokerStamper, Item, SendItem};
 use crate::store::{Kv, SimKv};
-use crate::tables::Tables;
+use crate::tables::{Tables, TopicKey};
 
 /// Largest payload of a frame in tests.
 pub(crate) const PAYLOAD_MAX: usize = 1 << 20;
@@ -210,14 +211,42 @@ pub(crate) fn config() -> MachineConfig {
     MachineConfig {
         open_files_max: 3,
         index_run_bytes: 3000,
+        index_run_keys: 60,
+        index_in_background: false,
         flush_bytes: 8000,
         ..MachineConfig::new(PathBuf::from("/data/gen-1/cq"))
     }
 }
 
 pub(crate) fn open(fs: &SimFs, kv: &Arc<dyn Kv>) -> BrokerMachine {
+    open_with(fs, kv, &config())
+}
+
+pub(crate) fn open_with(fs: &SimFs, kv: &Arc<dyn Kv>, config: &MachineConfig) -> BrokerMachine {
     let fs: Arc<dyn Fs> = Arc::new(fs.clone());
-    BrokerMachine::open(fs, kv.clone(), &config()).unwrap()
+    BrokerMachine::open(fs, kv.clone(), config).unwrap()
+}
+
+/// The first `max` positions that the key index has for a key, newest first.
+pub(crate) fn find(
+    machine: &BrokerMachine,
+    topic: &TopicKey,
+    key: &str,
+    stored_ms: RangeInclusive<u64>,
+    max: usize,
+) -> Vec<u64> {
+    let mut found = Vec::new();
+    let visit = &mut |physical_offset| {
+        found.push(physical_offset);
+        if found.len() == max { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    machine.key_index().search(topic, key, &stored_ms, visit).unwrap();
+    found
+}
+
+/// All positions that the key index has for a key, newest first.
+pub(crate) fn find_all(machine: &BrokerMachine, topic: &TopicKey, key: &str) -> Vec<u64> {
+    find(machine, topic, key, 0..=u64::MAX, usize::MAX)
 }
 
 /// A machine on a new simulated disk.

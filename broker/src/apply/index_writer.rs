@@ -1,16 +1,28 @@
 //! The write side of the key index: collects keys frame by frame, and ends a run at a frame's end.
 //!
-//! Where runs end is a function of the log alone (bytes and keys since the last end), so replicas agree on it.
+//! Where runs end is a function of the log alone (bytes and keys since the last end), so replicas agree on it: keys of topics
+//! that are gone when the log is applied once more are counted, though not kept.
+//!
+//! ```text
+//! keys of a round --> waiting --(end of a run)--> sealed: sorted and ingested by a thread of its own --> a run, recorded with
+//!                                                                                                  the effects of a later round
+//! ```
+//! Sorting and writing a run takes tens of milliseconds, in which apply goes on. Only one run is written at a time.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use ledgermq_dledger::Frame;
 
 use super::key_index::{Entry, KeyIndex, ROW_LEN, Run};
 use crate::store::rows::{self, IndexSyncedRow, RunRow};
-use crate::store::{Family, KvError, WriteBatch};
+use crate::store::{Family, Kv, KvError, WriteBatch};
 use prost::Message;
 
-/// Keys after which a run ends early: bounds the memory of those that wait, and the pause of sorting them.
-const KEYS_PER_RUN_MAX: usize = 131_072;
+/// Bytes of log after which a run ends, by default.
+pub(super) const RUN_BYTES: u64 = 64 << 20;
+/// Keys after which a run ends early, by default: bounds the memory of those that wait, and the time to sort them.
+pub(super) const RUN_KEYS: usize = 131_072;
 /// Most keys indexed of one message; further words of KEYS are not found by a query. Without a bound one message could
 /// bring 16,000.
 pub(super) const KEYS_PER_MESSAGE_MAX: usize = 64;
@@ -19,6 +31,8 @@ pub(super) const KEYS_PER_MESSAGE_MAX: usize = 64;
 pub(super) struct IndexWriter {
     index: KeyIndex,
     run_bytes: u64,
+    run_keys: usize,
+    background: bool,
     /// Up to where ended runs go, those of the open round included.
     ended: IndexSyncedRow,
     /// Keys since then.
@@ -27,8 +41,11 @@ pub(super) struct IndexWriter {
     fresh: Vec<Entry>,
     /// Ends of runs in the open round.
     ends: Vec<RunEnd>,
+    /// The run that is being written.
+    writing: Option<Writing>,
 }
 
+#[derive(Clone, Copy)]
 struct RunEnd {
     start: u64,
     /// How many of the fresh keys lie before it.
@@ -36,9 +53,83 @@ struct RunEnd {
     synced: IndexSyncedRow,
 }
 
+/// A run between its end and its record in the store.
+struct Writing {
+    start: u64,
+    synced: IndexSyncedRow,
+    /// Its keys, in log order: searched until the run is recorded.
+    entries: Arc<Vec<Entry>>,
+    job: Job,
+}
+
+/// The writing itself. `None` for a run without keys.
+enum Job {
+    Done(Result<Option<RunRow>, KvError>),
+    Thread(JoinHandle<Result<Option<RunRow>, KvError>>),
+}
+
+impl Job {
+    fn start(kv: Arc<dyn Kv>, start: u64, entries: Arc<Vec<Entry>>, background: bool) -> Result<Self, KvError> {
+        if !background {
+            return Ok(Job::Done(write_run(&*kv, start, &entries)));
+        }
+        let thread = std::thread::Builder::new().name("index-run".into());
+        let spawned = thread.spawn(move || write_run(&*kv, start, &entries));
+        spawned.map(Job::Thread).map_err(|error| KvError {
+            place: "a thread that writes the key index".to_owned(),
+            reason: error.to_string(),
+        })
+    }
+
+    fn is_finished(&self) -> bool {
+        match self {
+            Job::Done(_) => true,
+            Job::Thread(thread) => thread.is_finished(),
+        }
+    }
+
+    fn wait(self) -> Result<Option<RunRow>, KvError> {
+        match self {
+            Job::Done(done) => done,
+            Job::Thread(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+        }
+    }
+}
+
+/// Sorts keys and ingests them as the run that starts at `start`.
+fn write_run(kv: &dyn Kv, start: u64, entries: &[Entry]) -> Result<Option<RunRow>, KvError> {
+    let mut sorted = entries.to_vec();
+    sorted.sort_unstable();
+    sorted.dedup();
+    let mut keys = Vec::with_capacity(sorted.len() * ROW_LEN);
+    sorted.iter().for_each(|entry| keys.extend_from_slice(&entry.row(start)));
+    kv.ingest(Family::Index, &mut keys.chunks_exact(ROW_LEN))?;
+    // Store times never go back in the log.
+    let ends = entries.first().zip(entries.last());
+    Ok(ends.map(|(first, last)| RunRow { first_ms: first.store_ms, last_ms: last.store_ms }))
+}
+
 impl IndexWriter {
-    pub(super) fn new(index: KeyIndex, run_bytes: u64, synced: IndexSyncedRow) -> Self {
-        IndexWriter { index, run_bytes, ended: synced, keys_in_run: 0, fresh: Vec::new(), ends: Vec::new() }
+    /// A run ends with the frame that fills it to `run_bytes` of log or `run_keys` keys. It is written in the `background`, or
+    /// on the spot, for simulations.
+    pub(super) fn new(
+        index: KeyIndex,
+        run_bytes: u64,
+        run_keys: usize,
+        background: bool,
+        synced: IndexSyncedRow,
+    ) -> Self {
+        IndexWriter {
+            index,
+            run_bytes,
+            run_keys,
+            background,
+            ended: synced,
+            keys_in_run: 0,
+            fresh: Vec::new(),
+            ends: Vec::new(),
+            writing: None,
+        }
     }
 
     pub(super) fn reader(&self) -> &KeyIndex {
@@ -60,13 +151,18 @@ impl IndexWriter {
         self.keys_in_run += 1;
     }
 
+    /// Counts keys that nobody can ask for any more: their topic is gone.
+    pub(super) fn pass_over(&mut self, keys: usize) {
+        self.keys_in_run += keys;
+    }
+
     /// Ends the run with this frame when it is long enough.
     pub(super) fn end_frame(&mut self, frame: &Frame) {
         if !self.wants(frame.at.index) {
             return;
         }
         let end = frame.at.end().0;
-        if end - self.ended.pos < self.run_bytes && self.keys_in_run < KEYS_PER_RUN_MAX {
+        if end - self.ended.pos < self.run_bytes && self.keys_in_run < self.run_keys {
             return;
         }
         let synced = IndexSyncedRow { index: frame.at.index, pos: end };
@@ -75,31 +171,38 @@ impl IndexWriter {
         self.keys_in_run = 0;
     }
 
-    /// Ingests the runs that ended in this round, and puts what says so into `batch`. The rows are in the store before the
-    /// batch: a crash between the two ingests the same rows once more.
+    /// Begins to write the runs that ended in this round, and puts those that are written since the last round into `batch`.
+    /// The rows of a run are in the store before what says so: a crash between the two ingests the same rows once more.
     pub(super) fn store_runs(&mut self, batch: &mut WriteBatch) -> Result<Vec<Run>, KvError> {
         let mut runs = Vec::new();
+        if self.writing.as_ref().is_some_and(|writing| writing.job.is_finished()) {
+            runs.extend(self.record_run(batch)?);
+        }
         let mut from = 0;
-        for (n, end) in self.ends.iter().enumerate() {
+        for n in 0..self.ends.len() {
+            runs.extend(self.record_run(batch)?);
+            let RunEnd { start, fresh, synced } = self.ends[n];
             let mut entries = if n == 0 { self.index.shared.state.read().waiting.clone() } else { Vec::new() };
-            entries.extend_from_slice(&self.fresh[from..end.fresh]);
-            from = end.fresh;
-            batch.put(Family::Meta, rows::meta::INDEX_SYNCED, &end.synced.encode_to_vec());
-            if entries.is_empty() {
-                continue;
-            }
-            entries.sort_unstable();
-            entries.dedup();
-            let mut keys = Vec::with_capacity(entries.len() * ROW_LEN);
-            entries.iter().for_each(|entry| keys.extend_from_slice(&entry.row(end.start)));
-            self.index.shared.kv.ingest(Family::Index, &mut keys.chunks_exact(ROW_LEN))?;
-            let times = entries.iter().map(|entry| entry.store_ms);
-            let first_ms = times.clone().min().expect("it is not empty");
-            let last_ms = times.max().expect("it is not empty");
-            batch.put(Family::Meta, &rows::run_key(end.start), &RunRow { first_ms, last_ms }.encode_to_vec());
-            runs.push(Run { start: end.start, first_ms, last_ms });
+            entries.extend_from_slice(&self.fresh[from..fresh]);
+            from = fresh;
+            let entries = Arc::new(entries);
+            let kv = Arc::clone(&self.index.shared.kv);
+            let job = Job::start(kv, start, Arc::clone(&entries), self.background)?;
+            self.writing = Some(Writing { start, synced, entries, job });
         }
         Ok(runs)
+    }
+
+    /// Puts the run that is being written into `batch`, once it is written. One without keys is no run, but the next one starts
+    /// behind it.
+    fn record_run(&mut self, batch: &mut WriteBatch) -> Result<Option<Run>, KvError> {
+        let Some(Writing { start, synced, job, .. }) = self.writing.take() else { return Ok(None) };
+        let written = job.wait()?;
+        batch.put(Family::Meta, rows::meta::INDEX_SYNCED, &synced.encode_to_vec());
+        Ok(written.map(|row| {
+            batch.put(Family::Meta, &rows::run_key(start), &row.encode_to_vec());
+            Run { start, first_ms: row.first_ms, last_ms: row.last_ms }
+        }))
     }
 
     /// Makes the keys of this round findable.
@@ -110,8 +213,19 @@ impl IndexWriter {
             state.waiting.clear();
         }
         state.waiting.extend_from_slice(&self.fresh[kept..]);
+        state.sealed = self.writing.as_ref().map(|writing| Arc::clone(&writing.entries));
         state.runs.extend(runs);
         self.fresh.clear();
         self.ends.clear();
+    }
+}
+
+impl Drop for IndexWriter {
+    /// Waits for the thread, which uses the store.
+    fn drop(&mut self) {
+        if let Some(Writing { job: Job::Thread(thread), .. }) = self.writing.take() {
+            // What it could not write is collected again at the next start.
+            let _ = thread.join();
+        }
     }
 }

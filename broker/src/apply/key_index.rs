@@ -6,8 +6,12 @@
 //! collected again from the log.
 //!
 //! What is found may be another key of the same hash: whoever asks compares the message.
+//!
+//! ```text
+//! apply/machine --> index_writer --> keys in memory, runs in the store --> KeyIndex::search --> handler/query_message
+//! ```
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, RangeInclusive};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
@@ -67,18 +71,21 @@ pub(super) struct Shared {
 pub(super) struct State {
     /// Ascending by start.
     pub(super) runs: Vec<Run>,
-    /// Keys that are in no run yet, in log order.
+    /// Keys of the run that is being written, in log order.
+    pub(super) sealed: Option<Arc<Vec<Entry>>>,
+    /// Keys behind that, in log order: fewer than a run takes, and those of one frame.
     pub(super) waiting: Vec<Entry>,
 }
 
 impl KeyIndex {
     pub(super) fn new(kv: Arc<dyn Kv>, runs: Vec<Run>) -> Self {
-        let state = RwLock::new(State { runs, waiting: Vec::new() });
+        let state = RwLock::new(State { runs, ..State::default() });
         KeyIndex { shared: Arc::new(Shared { kv, state }) }
     }
 
-    /// Physical offsets of messages of `topic` with `key`, stored from `begin_ms` to `end_ms` (both included), newest first,
-    /// at most `max`.
+    /// Shows `visit` the physical offsets of messages of `topic` with `key`, or with another key of the same hash, that were
+    /// stored in `stored_ms`: newest first, none twice, until it breaks. Runs in which nothing can be are not looked at.
+    /// Blocks: runs are on disk.
     ///
     /// # Errors
     /// [`KvError`] when the store fails.
@@ -86,41 +93,48 @@ impl KeyIndex {
         &self,
         topic: &TopicKey,
         key: &str,
-        begin_ms: u64,
-        end_ms: u64,
-        max: usize,
-    ) -> Result<Vec<u64>, KvError> {
+        stored_ms: &RangeInclusive<u64>,
+        visit: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<(), KvError> {
         let hash = key_hash(topic, key);
-        let wanted = |entry: &Entry| entry.hash == hash && (begin_ms..=end_ms).contains(&entry.store_ms);
-        let (mut found, runs) = {
-            let state = self.shared.state.read();
-            let found: Vec<u64> =
-                state.waiting.iter().rev().filter(|entry| wanted(entry)).take(max).map(|e| e.physical_offset).collect();
-            let runs: Vec<Run> = state
-                .runs
-                .iter()
-                .rev()
-                .filter(|run| run.first_ms <= end_ms && run.last_ms >= begin_ms)
-                .copied()
-                .collect();
-            (found, runs)
-        };
-        for run in runs {
-            if found.len() >= max {
+        let (waiting, runs) = self.candidates(hash, stored_ms);
+        if waiting.into_iter().rev().try_for_each(&mut *visit).is_break() {
+            return Ok(());
+        }
+        for run in runs.iter().rev() {
+            let found = self.search_run(run, hash, stored_ms)?;
+            if found.into_iter().rev().try_for_each(&mut *visit).is_break() {
                 break;
             }
-            let mut in_run = Vec::new();
-            let from = Entry { hash, store_ms: begin_ms, physical_offset: 0 }.row(run.start);
-            self.shared.kv.scan(Family::Index, &from, &mut |row, _| {
-                let entry = row.starts_with(&from[..16]).then(|| Entry::from_row(row)).flatten();
-                match entry.filter(&wanted) {
-                    Some(entry) => in_run.push(entry.physical_offset),
-                    None => return ControlFlow::Break(()),
-                }
-                ControlFlow::Continue(())
-            })?;
-            found.extend(in_run.iter().rev().take(max - found.len()));
         }
+        Ok(())
+    }
+
+    /// Offsets among the keys in memory, and the runs that may hold more, as of one moment; both ascending.
+    fn candidates(&self, hash: u64, stored_ms: &RangeInclusive<u64>) -> (Vec<u64>, Vec<Run>) {
+        let state = self.shared.state.read();
+        let in_memory = state.sealed.iter().flat_map(|sealed| sealed.iter()).chain(&state.waiting);
+        let wanted = in_memory.filter(|entry| entry.hash == hash && stored_ms.contains(&entry.store_ms));
+        let mut waiting: Vec<u64> = wanted.map(|entry| entry.physical_offset).collect();
+        // A message may name a key twice; its entries lie side by side. Runs hold each row once.
+        waiting.dedup();
+        let may_hold = |run: &&Run| run.first_ms <= *stored_ms.end() && run.last_ms >= *stored_ms.start();
+        let runs = state.runs.iter().filter(may_hold).copied().collect();
+        (waiting, runs)
+    }
+
+    fn search_run(&self, run: &Run, hash: u64, stored_ms: &RangeInclusive<u64>) -> Result<Vec<u64>, KvError> {
+        let mut found = Vec::new();
+        let from = Entry { hash, store_ms: *stored_ms.start(), physical_offset: 0 }.row(run.start);
+        self.shared.kv.scan(Family::Index, &from, &mut |row, _| {
+            // Rows of a run and hash are ordered by time, which is the order of the log.
+            let entry = row.starts_with(&from[..16]).then(|| Entry::from_row(row)).flatten();
+            match entry.filter(|entry| stored_ms.contains(&entry.store_ms)) {
+                Some(entry) => found.push(entry.physical_offset),
+                None => return ControlFlow::Break(()),
+            }
+            ControlFlow::Continue(())
+        })?;
         Ok(found)
     }
 }

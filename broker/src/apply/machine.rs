@@ -11,9 +11,10 @@ use ledgermq_protocol::message::tags::tags_code;
 use prost::Message;
 
 use super::consume_queue::{ConsumeQueues, QueueError, Unit};
-use super::index_writer::{IndexWriter, KEYS_PER_MESSAGE_MAX};
+use super::index_writer::{IndexWriter, KEYS_PER_MESSAGE_MAX, RUN_BYTES, RUN_KEYS};
 use super::key_index::{Entry, KeyIndex, key_hash};
 use super::live::{Live, UNTOUCHED};
+use super::recovery::replay_from;
 use super::round::{ApplyObserver, QueueAdvance, Round};
 use crate::command::Command;
 use crate::store::rows::{self, AppliedRow, MembershipRow, TopicRow};
@@ -29,6 +30,11 @@ pub struct MachineConfig {
     pub open_files_max: usize,
     /// Bytes of log per run of the key index, the same on all replicas. Default 64 MiB.
     pub index_run_bytes: u64,
+    /// Keys after which a run of the key index ends early, the same on all replicas. Default 131,072.
+    pub index_run_keys: usize,
+    /// Whether runs of the key index are written by a thread of their own. Default true; false where threads would make chance
+    /// decide.
+    pub index_in_background: bool,
     /// Bytes of log after which a flush is due, which bounds the replay at start. Default 64 MiB.
     pub flush_bytes: u64,
 }
@@ -36,7 +42,14 @@ pub struct MachineConfig {
 impl MachineConfig {
     /// The defaults, with ConsumeQueues in `queues_dir`.
     pub fn new(queues_dir: PathBuf) -> Self {
-        MachineConfig { queues_dir, open_files_max: 1024, index_run_bytes: 64 << 20, flush_bytes: 64 << 20 }
+        MachineConfig {
+            queues_dir,
+            open_files_max: 1024,
+            index_run_bytes: RUN_BYTES,
+            index_run_keys: RUN_KEYS,
+            index_in_background: true,
+            flush_bytes: 64 << 20,
+        }
     }
 }
 
@@ -122,13 +135,21 @@ impl BrokerMachine {
         let physical_offset = record.physical_offset() as u64;
         let (queue, queue_offset) = (record.queue_id() as u32, record.queue_offset() as u64);
         let store_ms = record.store_timestamp_ms() as u64;
+        let properties = Properties::of(record);
+        let indexed = self.index.wants(index);
         let Some(live) = self.live.topics.get_mut(record.topic()) else {
             assert!(replay, "entry {index} has a message for topic {}, which does not exist", record.topic());
+            if indexed {
+                self.index.pass_over(properties.keys().count());
+            }
             return;
         };
         if replay {
             if live.topic.incarnation() > index {
                 // It belongs to a former topic of this name.
+                if indexed {
+                    self.index.pass_over(properties.keys().count());
+                }
                 return;
             }
             let next = live.next[queue as usize];
@@ -142,24 +163,14 @@ impl BrokerMachine {
             assert!(store_ms >= last, "entry {index}: store time {store_ms} is before {last}");
             self.live.last_store_ms = store_ms;
         }
-        let mut tags = None;
-        let (mut keys, mut unique_key) = ("", None);
-        for (property, value) in properties::iter(record.properties()) {
-            match property {
-                name::TAGS => tags = Some(value),
-                name::KEYS => keys = value,
-                name::UNIQ_KEY => unique_key = Some(value),
-                _ => {}
-            }
-        }
-        if self.index.wants(index) {
-            for key in unique_key.into_iter().chain(properties::keys(keys)).take(KEYS_PER_MESSAGE_MAX) {
+        if indexed {
+            for key in properties.keys() {
                 let hash = key_hash(live.topic.key(), key);
                 self.index.push(Entry { hash, store_ms, physical_offset });
             }
         }
         if index > self.queues_synced {
-            let unit = Unit { physical_offset, size: record.len() as u32, tags_code: tags_code(tags) };
+            let unit = Unit { physical_offset, size: record.len() as u32, tags_code: tags_code(properties.tags) };
             let touched = &mut live.touched[queue as usize];
             if *touched == UNTOUCHED {
                 *touched = self.touched.len();
@@ -258,7 +269,7 @@ impl StateMachine for BrokerMachine {
     }
 
     fn replay_from(&self) -> u64 {
-        self.queues_synced.min(self.index.synced())
+        replay_from(self.queues_synced, &self.index)
     }
 
     fn apply(&mut self, frame: &Frame) -> Result<(), ApplyError> {
@@ -345,6 +356,34 @@ impl BrokerMachine {
             self.live.command(index, command);
         }
         Ok(())
+    }
+}
+
+/// What apply looks at of a record's properties.
+#[derive(Default)]
+struct Properties<'a> {
+    tags: Option<&'a str>,
+    unique_key: Option<&'a str>,
+    words: &'a str,
+}
+
+impl<'a> Properties<'a> {
+    fn of(record: &RecordRef<'a>) -> Self {
+        let mut found = Self::default();
+        for (property, value) in properties::iter(record.properties()) {
+            match property {
+                name::TAGS => found.tags = Some(value),
+                name::UNIQ_KEY => found.unique_key = Some(value),
+                name::KEYS => found.words = value,
+                _ => {}
+            }
+        }
+        found
+    }
+
+    /// The keys to be indexed.
+    fn keys(&self) -> impl Iterator<Item = &'a str> {
+        self.unique_key.into_iter().chain(properties::keys(self.words)).take(KEYS_PER_MESSAGE_MAX)
     }
 }
 

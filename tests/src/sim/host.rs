@@ -15,6 +15,7 @@ use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
+use super::keys;
 use super::operations::{self, GROUPS, TOPICS, Wish};
 use super::oracle::{Oracle, OracleTopic};
 
@@ -76,6 +77,8 @@ impl BrokerHost {
             open_files_max: rng.random_range(1..6),
             index_run_bytes: rng.random_range(2_000..200_000),
             flush_bytes: rng.random_range(4_000..100_000),
+            index_run_keys: rng.random_range(20..2_000),
+            index_in_background: false,
             ..MachineConfig::new("/data/group/gen-1/cq".into())
         };
         BrokerHost {
@@ -426,6 +429,7 @@ impl Host for BrokerHost {
         let oracle = self.oracle(view)?;
         for (name, topic) in &oracle.topics {
             check_topic(name, topic, machine, view).map_err(|reason| wrong(name, reason))?;
+            keys::check(name, topic, oracle, machine).map_err(|reason| wrong(name, reason))?;
         }
         let more = machine.tables().topics().into_iter().find(|topic| !oracle.topics.contains_key(&**topic.name()));
         match more {

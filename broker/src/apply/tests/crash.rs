@@ -1,5 +1,7 @@
 //! What a machine is after any crash and replay equals a twin that never crashed.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use ledgermq_dledger::sim::disk::SimFs;
@@ -10,7 +12,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
 use super::super::harness::*;
-use super::super::{BrokerMachine, UNIT_LEN};
+use super::super::{BrokerMachine, MachineConfig, UNIT_LEN};
 use crate::command::*;
 use crate::stamp::{Answer, AutoCreate, Item, OffsetBuffer};
 use crate::store::{Kv, RocksBudget, RocksKv, SimKv};
@@ -28,8 +30,10 @@ fn random_item(rng: &mut StdRng, leader: &BrokerMachine, serial: &mut u32) -> It
                 (0..rng.random_range(1..4)).map(|_| "x".repeat(rng.random_range(0..300))).collect();
             let bodies: Vec<&str> = bodies.iter().map(String::as_str).collect();
             *serial += 1;
+            // One word stands there twice: still one answer.
+            let (word, tag) = (*serial % 7, *serial % 3);
             let properties =
-                format!("KEYS\u{1}k{} all\u{2}UNIQ_KEY\u{1}u{serial}\u{2}TAGS\u{1}t{}\u{2}", *serial % 7, *serial % 3);
+                format!("KEYS\u{1}k{word} all k{word}\u{2}UNIQ_KEY\u{1}u{serial}\u{2}TAGS\u{1}t{tag}\u{2}");
             let auto_create = match rng.random_range(0..4) {
                 0 => AutoCreate::No,
                 1 => AutoCreate::Plain { queues: 1 },
@@ -86,11 +90,11 @@ fn assert_same(a: &BrokerMachine, b: &BrokerMachine, context: &str) {
             assert_eq!(bytes[0], bytes[1], "{context} {}/{queue}", left.name());
         }
         for key in ["all", "k1", "k6"] {
-            let found =
-                |machine: &BrokerMachine| machine.key_index().search(left.key(), key, 0, u64::MAX, 9999).unwrap();
-            assert_eq!(found(a), found(b), "{context} {} key {key}", left.name());
+            let (found_a, found_b) = (find_all(a, left.key(), key), find_all(b, left.key(), key));
+            assert_eq!(found_a, found_b, "{context} {} key {key}", left.name());
         }
     }
+    assert_eq!(a.index.synced(), b.index.synced(), "{context}: the last run of the key index ends elsewhere");
     assert_eq!(tables_a.groups(), tables_b.groups(), "{context}");
     for group in GROUPS {
         assert_eq!(tables_a.group_offsets(group), tables_b.group_offsets(group), "{context}");
@@ -109,15 +113,18 @@ fn assert_matches_log(machine: &BrokerMachine, log: &Log, context: &str) {
                 && frame.at.index <= tables.applied_index()
         };
         let mut expected = vec![Vec::new(); topic.queue_count() as usize];
-        let mut all = Vec::new();
+        let mut keys = BTreeMap::<String, (Vec<u64>, RangeInclusive<u64>)>::new();
         for frame in log.frames.iter().filter(alive) {
             for record in ledgermq_protocol::message::record::Records::new(&frame.payload) {
                 let record = record.unwrap();
                 if record.topic() == &**topic.name() {
                     assert_eq!(record.queue_offset() as usize, expected[record.queue_id() as usize].len(), "{context}");
                     expected[record.queue_id() as usize].push((record.physical_offset() as u64, record.len() as u32));
-                    if properties::get(record.properties(), "KEYS").is_some() {
-                        all.push(record.physical_offset() as u64);
+                    let stored_ms = record.store_timestamp_ms() as u64;
+                    for key in keys_of(record.properties()) {
+                        let (positions, window) = keys.entry(key).or_insert((Vec::new(), stored_ms..=stored_ms));
+                        positions.insert(0, record.physical_offset() as u64);
+                        *window = *window.start()..=stored_ms;
                     }
                 }
             }
@@ -127,9 +134,20 @@ fn assert_matches_log(machine: &BrokerMachine, log: &Log, context: &str) {
             let units: Vec<_> = units.iter().map(|unit| (unit.physical_offset, unit.size)).collect();
             assert_eq!(&units, expected, "{context} {}/{queue}", topic.name());
         }
-        all.reverse();
-        assert_eq!(machine.key_index().search(topic.key(), "all", 0, u64::MAX, 9999).unwrap(), all, "{context}");
+        for (key, (positions, window)) in keys {
+            let found = find(machine, topic.key(), &key, window.clone(), usize::MAX);
+            assert_eq!(found, positions, "{context} {} key {key}", topic.name());
+            let (before, after) = (0..=window.start() - 1, window.end() + 1..=u64::MAX);
+            let outside = [before, after].map(|window| find(machine, topic.key(), &key, window, usize::MAX));
+            assert!(outside.iter().all(Vec::is_empty), "{context} {} key {key}: {outside:?}", topic.name());
+        }
     }
+}
+
+/// The different keys of a message.
+fn keys_of(properties: &str) -> BTreeSet<String> {
+    let words = properties::get(properties, "KEYS").into_iter().flat_map(properties::keys);
+    words.chain(properties::get(properties, "UNIQ_KEY")).map(str::to_owned).collect()
 }
 
 #[derive(Default)]
@@ -238,7 +256,8 @@ fn a_crashed_machine_equals_one_that_never_crashed() {
     }
 }
 
-/// RocksDB and the simulated store hold the same state, also when both are opened again.
+/// RocksDB and the simulated store hold the same state, also when both are opened again, and whenever the thread that writes
+/// runs of the key index gets ready.
 #[test]
 fn rocksdb_gives_the_same_state() {
     for seed in 0..3 {
@@ -246,7 +265,8 @@ fn rocksdb_gives_the_same_state() {
         let dir = tempfile::tempdir().unwrap();
         let rocks = || -> Arc<dyn Kv> { Arc::new(RocksKv::open(dir.path(), &RocksBudget::default()).unwrap()) };
         let fs = SimFs::new();
-        let mut on_rocks = open(&fs, &rocks());
+        let config = MachineConfig { index_in_background: true, ..config() };
+        let mut on_rocks = open_with(&fs, &rocks(), &config);
         let mut leader = new_machine();
         let mut log = Log::born(&mut leader);
         let mut serial = 0;
@@ -263,7 +283,7 @@ fn rocksdb_gives_the_same_state() {
         on_rocks.flush().unwrap();
         drop(on_rocks);
         fs.crash();
-        let mut again = open(&fs, &rocks());
+        let mut again = open_with(&fs, &rocks(), &config);
         assert_eq!(again.applied().at.index, log.last_index());
         log.apply_all(&mut again);
         assert_same(&leader, &again, &format!("seed {seed}, opened again"));
@@ -334,4 +354,11 @@ fn incarnation_ignored_is_found() {
 #[ignore = "plants a bug in the whole process: run alone"]
 fn stale_projection_is_found() {
     finds(ledgermq_dledger::plant::Bug::StaleProjection);
+}
+
+#[cfg(feature = "planted-bugs")]
+#[test]
+#[ignore = "plants a bug in the whole process: run alone"]
+fn keys_forgotten_is_found() {
+    finds(ledgermq_dledger::plant::Bug::KeysForgotten);
 }

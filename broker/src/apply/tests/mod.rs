@@ -1,3 +1,4 @@
 mod crash;
+mod key_index;
 mod queues;
 mod semantics;
