@@ -268,6 +268,7 @@ fn make_replica(
         consumers: ConsumerGroups::default(),
         pulls,
         queues: opened.queues,
+        keys: opened.keys,
         offsets: Mutex::default(),
         in_creation: Mutex::new(HashSet::new()),
         applied,

@@ -48,6 +48,8 @@ pub struct Replica {
     pub pulls: Arc<ParkedPulls<ParkedPull>>,
     /// Reads of ConsumeQueues.
     pub queues: crate::apply::ConsumeQueues,
+    /// Searches of the key index.
+    pub keys: crate::apply::KeyIndex,
     /// One-way commits that wait. The lock is held while what is taken out is proposed, so that commits of one key enter the
     /// log in the order in which they came.
     pub(crate) offsets: Mutex<OffsetBuffer>,

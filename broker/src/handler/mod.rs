@@ -10,6 +10,7 @@ pub mod consumer_list;
 pub mod heartbeat;
 pub mod offset;
 pub mod pull;
+pub mod query_message;
 pub mod queue_ends;
 pub mod raft_status;
 pub mod runtime_info;

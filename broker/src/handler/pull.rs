@@ -49,7 +49,7 @@ const UNITS_SCANNED_MAX: usize = 4 * UNITS_PER_READ_MAX;
 /// Reads of old messages at a time, in the whole process.
 const COLD_READS_MAX: usize = 4;
 
-static COLD_READS: Semaphore = Semaphore::const_new(COLD_READS_MAX);
+pub(super) static COLD_READS: Semaphore = Semaphore::const_new(COLD_READS_MAX);
 
 /// Longest time that a pull is held. Clients ask for 15 to 20 s and give up after 30.
 const HOLD_MAX: Duration = Duration::from_secs(60);

@@ -1,21 +1,22 @@
 //! VIEW_MESSAGE_BY_ID: one message by its physical offset, which its id carries.
 //!
-//! Answered by every replica: the id pins the address of the leader that stored the message, which may follow by now.
+//! Answered by every replica: the id pins the address of the leader that stored the message, which may follow by now. The
+//! request has the offset only, so an id of another cluster finds what lies at that offset here, if a message starts there.
 
 use std::sync::Arc;
 
-use ledgermq_dledger::LogPos;
-use ledgermq_protocol::message::record::{MAX_RECORD_LEN, RecordRef};
+use bytes::Bytes;
+use ledgermq_dledger::log::view::ViewError;
+use ledgermq_dledger::{Frame, FrameKind, LogPos};
+use ledgermq_protocol::message::record::Records;
 use ledgermq_protocol::remoting::command::RemotingCommand;
 use ledgermq_protocol::remoting::headers::pull::ViewMessage;
 use ledgermq_protocol::remoting::response_code::ResponseCode;
 
 use super::header;
+use super::pull::{COLD_READS, unreadable};
 use crate::replica::Replica;
 use crate::server::outbox::Responder;
-
-/// Bytes in front of a record that say how long it is.
-const SIZE_LEN: usize = 4;
 
 /// Answers with the record.
 pub async fn view_message(replica: Arc<Replica>, request: RemotingCommand, responder: Responder) {
@@ -24,33 +25,59 @@ pub async fn view_message(replica: Arc<Replica>, request: RemotingCommand, respo
         Err(refusal) => return responder.refuse(refusal.code, refusal.remark),
     };
     replica.catch_up().await;
-    match record(&replica, asked.physical_offset) {
-        Some(bytes) => {
+    let physical_offset = asked.physical_offset;
+    let turn = COLD_READS.acquire().await.expect("the semaphore is never closed");
+    let read = tokio::task::spawn_blocking(move || record(&replica, physical_offset)).await;
+    drop(turn);
+    match read {
+        Ok(Ok(Some(bytes))) => {
             let answer = responder.command(ResponseCode::SUCCESS);
             responder.send_slices(answer, vec![bytes]);
         }
-        None => {
-            let remark = format!("no message at physical offset {}", asked.physical_offset);
-            responder.refuse(ResponseCode::SYSTEM_ERROR, remark);
+        Ok(Ok(None)) => {
+            responder.refuse(ResponseCode::SYSTEM_ERROR, format!("no message at physical offset {physical_offset}"));
+        }
+        Ok(Err(error)) => {
+            let refusal = unreadable(&error);
+            responder.refuse(refusal.code, refusal.remark);
+        }
+        Err(error) => {
+            tracing::error!(%error, "a read of a message panicked");
+            responder.refuse(ResponseCode::SYSTEM_ERROR, "internal error");
         }
     }
 }
 
-/// The record at an offset, if one starts there and is applied. The offset is a client's: anything may lie there.
-fn record(replica: &Replica, physical_offset: i64) -> Option<bytes::Bytes> {
-    let position = u64::try_from(physical_offset).ok()?;
-    let end = replica.tables().applied().end().0;
-    if position.checked_add(SIZE_LEN as u64)? > end {
-        return None;
+/// The record at an offset, if one starts there and is applied. The offset is a client's: anything may lie there, also bytes
+/// inside a body that look like a record. So the frame around it is read, and its records gone through from the first one on.
+fn record(replica: &Replica, physical_offset: i64) -> Result<Option<Bytes>, ViewError> {
+    let Ok(position) = u64::try_from(physical_offset) else { return Ok(None) };
+    let position = LogPos(position);
+    if position >= replica.tables().applied().end() {
+        return Ok(None);
     }
     let log = replica.handle.reader();
-    let size = log.read(LogPos(position), SIZE_LEN).ok()?;
-    let size = u32::from_be_bytes(*size.first_chunk::<SIZE_LEN>()?) as usize;
-    if size > MAX_RECORD_LEN || position + size as u64 > end {
-        return None;
+    let Some(around) = log.frame_around(position)? else { return Ok(None) };
+    Ok(record_in(&log.frame_at(around.pos)?, position))
+}
+
+/// The record of a frame that starts at `position`.
+fn record_in(frame: &Frame, position: LogPos) -> Option<Bytes> {
+    let records_at = match frame.kind {
+        FrameKind::Messages => 0,
+        FrameKind::Transition => frame.split_transition()?.1,
+        FrameKind::Command | FrameKind::Noop | FrameKind::ConfChange | FrameKind::ConfChangeV2 | FrameKind::Blank => {
+            return None;
+        }
+    };
+    let wanted = usize::try_from(position.0.checked_sub(frame.payload_pos().0)?).ok()?;
+    let mut at = records_at;
+    for record in Records::new(&frame.payload[records_at..]) {
+        let end = at + record.ok()?.len();
+        if at >= wanted {
+            return (at == wanted).then(|| frame.payload.slice(at..end));
+        }
+        at = end;
     }
-    let bytes = log.read(LogPos(position), size).ok()?;
-    let decoded = RecordRef::decode(&bytes).ok()?;
-    (decoded.physical_offset() == physical_offset).then_some(())?;
-    Some(bytes)
+    None
 }

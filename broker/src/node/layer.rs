@@ -12,7 +12,7 @@ use ledgermq_dledger::{GroupId, GroupSetup, MemberAddress};
 use ledgermq_protocol::names;
 
 use super::StartError;
-use crate::apply::{BrokerMachine, ConsumeQueues, MachineConfig};
+use crate::apply::{BrokerMachine, ConsumeQueues, KeyIndex, MachineConfig};
 use crate::command::{Genesis, GroupSettings, Member, PutSubscriptionGroup, PutTopic, TopicSettings, perm};
 use crate::config::{BrokerConfig, GroupConfig, MemberConfig};
 use crate::consumer::long_poll::ParkedPulls;
@@ -35,6 +35,7 @@ const PREFERRED_CAMPAIGN_TICKS: Range<usize> = 2..5;
 pub(super) struct Opened {
     pub(super) tables: Arc<Tables>,
     pub(super) queues: ConsumeQueues,
+    pub(super) keys: KeyIndex,
 }
 
 /// What is made for a group before its log is opened.
@@ -107,7 +108,7 @@ impl Layer {
         let genesis = genesis(&self.config, &self.group, meta);
         let payload_max = meta.constants.layout().max_payload_len();
         let stamper = BrokerStamper::new(machine.tables(), genesis, payload_max);
-        let opened = Opened { tables: machine.tables(), queues: machine.queues() };
+        let opened = Opened { tables: machine.tables(), queues: machine.queues(), keys: machine.key_index() };
         assert!(self.opened.set(opened).is_ok(), "a layer is opened once");
         Ok((stamper, machine))
     }

@@ -5,5 +5,6 @@ mod follower;
 mod membership;
 mod offsets;
 mod pulls;
+mod queries;
 mod registering;
 mod sends;

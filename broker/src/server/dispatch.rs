@@ -13,8 +13,8 @@ use super::connection::Service;
 use super::forward::{Forwarder, is_for_leader};
 use super::outbox::{Connection, Responder};
 use crate::handler::{
-    batch, client_config, consumer_list, heartbeat, offset, pull, queue_ends, raft_status, runtime_info, send,
-    subscription_group, topic, view_message,
+    batch, client_config, consumer_list, heartbeat, offset, pull, query_message, queue_ends, raft_status, runtime_info,
+    send, subscription_group, topic, view_message,
 };
 use crate::replica::Replica;
 
@@ -123,6 +123,7 @@ impl Here {
             RequestCode::GET_ALL_SUBSCRIPTIONGROUP_CONFIG => subscription_group::all_groups(replica, responder),
             RequestCode::GET_BROKER_RUNTIME_INFO => runtime_info::runtime_info(replica, responder),
             RequestCode::VIEW_MESSAGE_BY_ID => spawn(responder, |to| view_message::view_message(shared(), request, to)),
+            RequestCode::QUERY_MESSAGE => spawn(responder, |to| query_message::query_message(shared(), request, to)),
             extension::code::LEDGER_RAFT_STATUS | extension::code::LEDGER_STATE_DIGEST => {
                 self.private(&request, responder);
             }

@@ -264,7 +264,7 @@ impl LogView {
     }
 
     /// The frame that holds the byte at `pos`; `None` in a blank and behind the published end.
-    pub(crate) fn frame_around(&self, pos: LogPos) -> Result<Option<FramePos>, ViewError> {
+    pub fn frame_around(&self, pos: LogPos) -> Result<Option<FramePos>, ViewError> {
         let Some(mut at) = self.shared.inner.read().index.floor_pos(pos) else { return Ok(None) };
         let mut scanner = self.scanner();
         while at.end() <= pos {

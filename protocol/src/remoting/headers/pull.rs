@@ -80,8 +80,10 @@ headers! {
         end_timestamp_ms: i64 = "endTimestamp",
         /// Whether `key` is a unique key.
         by_unique_key: Option<bool> = "_UNIQUE_KEY_QUERY",
-        /// "K", "U" or "T", from 5.4 clients.
+        /// One of [`index_type`], from 5.4 clients.
         index_type: Option<String> = "indexType",
+        /// Where an earlier answer ended, from 5.4 clients.
+        last_key: Option<String> = "lastKey",
     }
 
     /// The answer to QUERY_MESSAGE.
@@ -91,6 +93,16 @@ headers! {
         /// Newest physical offset in the index.
         index_last_update_physical_offset: i64 = "indexLastUpdatePhyoffset",
     }
+}
+
+/// Values of [`QueryMessage::index_type`].
+pub mod index_type {
+    /// A word of KEYS.
+    pub const KEY: &str = "K";
+    /// The unique key.
+    pub const UNIQUE_KEY: &str = "U";
+    /// The tag.
+    pub const TAG: &str = "T";
 }
 
 /// What the remark of a pull answer says: clients log it.
