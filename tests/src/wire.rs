@@ -20,6 +20,12 @@ pub mod code {
     pub const SEND_BATCH: i32 = 320;
     /// PULL_MESSAGE.
     pub const PULL: i32 = 11;
+    /// QUERY_MESSAGE.
+    pub const QUERY_MESSAGE: i32 = 12;
+    /// SEARCH_OFFSET_BY_TIMESTAMP.
+    pub const SEARCH_OFFSET: i32 = 29;
+    /// VIEW_MESSAGE_BY_ID.
+    pub const VIEW_MESSAGE: i32 = 33;
     /// GET_MAX_OFFSET.
     pub const MAX_OFFSET: i32 = 30;
     /// GET_MIN_OFFSET.
@@ -216,6 +222,8 @@ pub struct Record {
     pub queue_offset: u64,
     /// Physical offset.
     pub physical_offset: u64,
+    /// When the leader stored it, ms since 1970.
+    pub store_ms: i64,
     /// Topic.
     pub topic: String,
     /// Body; its CRC was checked.
@@ -241,7 +249,7 @@ pub fn records(mut bytes: &[u8]) -> Result<Vec<Record>> {
         let sys_flag = at.u32()?;
         at.skip(8)?;
         at.skip(if sys_flag & 0x10 == 0 { 8 } else { 20 })?;
-        at.skip(8)?;
+        let store_ms = at.u64()? as i64;
         at.skip(if sys_flag & 0x20 == 0 { 8 } else { 20 })?;
         at.skip(4 + 8)?;
         let length = at.u32()? as usize;
@@ -252,7 +260,7 @@ pub fn records(mut bytes: &[u8]) -> Result<Vec<Record>> {
         let length = u16::from_be_bytes(at.take(2)?.try_into()?) as usize;
         let properties = String::from_utf8(at.take(length)?.to_vec())?;
         ensure!(at.at == size, "a record of {size} bytes whose fields take {}", at.at);
-        records.push(Record { queue, queue_offset, physical_offset, topic, body, properties });
+        records.push(Record { queue, queue_offset, physical_offset, store_ms, topic, body, properties });
         bytes = &bytes[size..];
     }
     Ok(records)
