@@ -31,7 +31,7 @@ use tokio::task::JoinSet;
 
 use self::health::Health;
 use self::layer::{Opened, set_up};
-use self::leading::{give_back, hand_over_to_any};
+use self::leading::{give_back, hand_over_to_any, step_aside};
 use self::timers::run_timers;
 use crate::apply::BrokerMachine;
 use crate::config::{BrokerConfig, ConfigError, GroupConfig, Limits};
@@ -178,6 +178,7 @@ impl BrokerNode {
             if let Some(preferred) = group.preferred_leader.filter(|preferred| *preferred != group.raft_id) {
                 timers.spawn(give_back(Arc::clone(replica), Arc::clone(forwarder), preferred));
             }
+            timers.spawn(step_aside(Arc::clone(replica), Arc::clone(forwarder)));
             let dispatch = Dispatch::new(Arc::clone(replica), replicas.clone(), Arc::clone(forwarder));
             clients.spawn(serve(listener, settings.clone(), Arc::new(dispatch), clients_stop.clone()));
             timers.spawn(run_woken(Arc::clone(replica), woken.pulls));
@@ -230,7 +231,7 @@ impl BrokerNode {
     pub async fn stop(mut self) -> Result<(), StartError> {
         for (replica, forwarder) in self.replicas.iter().zip(&self.forwarders) {
             replica.draining.store(true, Ordering::Release);
-            hand_over_to_any(replica, forwarder).await;
+            hand_over_to_any(replica, forwarder, "this node stops").await;
             // Alone in its group it still leads.
             replica.flush_all_offsets().await;
         }

@@ -2,7 +2,7 @@
 //! committed bytes. Everything goes to the raft loop through one bounded queue, or reads what the loop published.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 use crossbeam_channel::{Sender, TrySendError};
 use tokio::sync::{oneshot, watch};
@@ -48,6 +48,32 @@ impl RoleView {
     }
 }
 
+/// Why a replica should not lead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// Its disk has finished nothing for [`GroupTuning::disk_hang`](crate::group::GroupTuning::disk_hang).
+    #[error("its disk hangs")]
+    DiskHangs,
+    /// Its wall clock is off the median of its group by more than
+    /// [`GroupTuning::clock_off_max`](crate::group::GroupTuning::clock_off_max).
+    #[error("its wall clock is off the others'")]
+    ClockOff,
+}
+
+impl Unfit {
+    fn code(unfit: Option<Unfit>) -> u8 {
+        match unfit {
+            None => 0,
+            Some(Unfit::DiskHangs) => 1,
+            Some(Unfit::ClockOff) => 2,
+        }
+    }
+
+    fn of_code(code: u8) -> Option<Unfit> {
+        [Unfit::DiskHangs, Unfit::ClockOff].into_iter().find(|unfit| Unfit::code(Some(*unfit)) == code)
+    }
+}
+
 /// Why a read barrier was not reached. Nothing was read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
@@ -86,6 +112,10 @@ pub struct GroupStatus {
     pub applied: u64,
     /// Voters and learners.
     pub membership: Membership,
+    /// Why this replica should not lead, if so.
+    pub unfit: Option<Unfit>,
+    /// How far its wall clock is off the median of the group's, in ms; `None` with fewer than three known clocks.
+    pub clock_off_ms: Option<u64>,
     /// On a leader: for each other member, the index known to be durable there and whether it was heard of lately.
     pub peers: Vec<PeerStatus>,
 }
@@ -108,6 +138,14 @@ pub(crate) struct Published {
     pub(crate) commit: AtomicU64,
     /// Applied index, as of the last finished round of the apply thread.
     pub(crate) applied: AtomicU64,
+    /// [`Unfit`] as a number, as of the last round; 0 for fit.
+    unfit: AtomicU8,
+}
+
+impl Published {
+    pub(crate) fn set_unfit(&self, unfit: Option<Unfit>) {
+        self.unfit.store(Unfit::code(unfit), Ordering::Relaxed);
+    }
 }
 
 /// A running group, as the layer above sees it. Cheap to clone.
@@ -201,6 +239,11 @@ impl<S: Stamper> GroupHandle<S> {
     /// Applied index as of the last finished round of the apply thread.
     pub fn applied_index(&self) -> u64 {
         self.published.applied.load(Ordering::Acquire)
+    }
+
+    /// Why this replica should not lead, if so; as of the last round of the raft loop, at most a tick ago.
+    pub fn unfit(&self) -> Option<Unfit> {
+        Unfit::of_code(self.published.unfit.load(Ordering::Relaxed))
     }
 
     /// The read side of the log. Serve only what is applied.

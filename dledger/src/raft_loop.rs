@@ -291,6 +291,7 @@ impl<S: Stamper> RaftLoop<S> {
                 let _ = self.channels.apply.send(ApplyRequest::Apply(slot, task));
             }
             group.published.commit.store(group.core.commit_index(), Ordering::Release);
+            group.published.set_unfit(group.core.unfit());
             if let Some(role) = out.role.take() {
                 group.role.send_replace(role);
             }

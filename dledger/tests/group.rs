@@ -9,20 +9,22 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use ledgermq_dledger::fs::{Fs, OsFs};
-use ledgermq_dledger::group::{Clock, GroupCore, GroupTuning, Outputs};
+use ledgermq_dledger::group::{Clock, GroupCore, GroupTuning, Outputs, WriteTask};
 use ledgermq_dledger::log::LogWriter;
 use ledgermq_dledger::log::meta::{GroupConstants, Identity, Member};
 use ledgermq_dledger::replica::{self, OpenReplica, Supply};
 use ledgermq_dledger::transport::codec::PeerMessage;
 use ledgermq_dledger::{
     AppliedState, Applier, ApplyError, Frame, FrameKind, FramePos, GroupId, LogPos, Membership, Outcome, Proposal,
-    Role, Stamper, StateMachine, Verdict, log_io,
+    Role, Stamper, StateMachine, Unfit, Verdict, log_io,
 };
 use raft::eraftpb::{Message, MessageType};
 use uuid::Uuid;
 
 const CLUSTER: Uuid = Uuid::from_u128(1);
 const GROUP: GroupId = GroupId(Uuid::from_u128(2));
+
+const START: Clock = Clock { mono: Duration::ZERO, wall_ms: 1_700_000_000_000 };
 
 /// Payloads as they come; an empty one joins the entry before it.
 struct Plain;
@@ -90,6 +92,10 @@ struct One {
     applier: Applier<Nothing>,
     /// Nothing is applied meanwhile.
     apply_stands: bool,
+    /// Nothing is written meanwhile; it waits.
+    disk_stands: bool,
+    waiting: Vec<WriteTask>,
+    clock: Clock,
     done: Vec<(usize, Outcome<u64>)>,
     sent: Vec<PeerMessage>,
 }
@@ -110,23 +116,36 @@ impl One {
             supply: Supply::Inline,
             tuning,
             seed: n,
-            clock: Clock { mono: Duration::ZERO, wall_ms: 0 },
+            clock: START,
         };
         let opened = replica::open(params, |_, _| Ok((Plain, Nothing::default()))).unwrap();
         let (core, writer, applier) = (opened.core, opened.writer, opened.applier);
-        One { core, writer, applier, apply_stands: false, done: Vec::new(), sent: Vec::new() }
+        One {
+            core,
+            writer,
+            applier,
+            apply_stands: false,
+            disk_stands: false,
+            waiting: Vec::new(),
+            clock: START,
+            done: Vec::new(),
+            sent: Vec::new(),
+        }
     }
 
     /// Rounds until nothing moves; the disk and the state machine are quick.
     fn settle(&mut self) {
-        let clock = Clock { mono: Duration::ZERO, wall_ms: 0 };
         loop {
             let mut out = Outputs::default();
-            self.core.poll(clock, &mut out).unwrap();
+            self.core.poll(self.clock, &mut out).unwrap();
             self.done.append(&mut out.done);
             let idle = out.writes.is_empty() && out.applies.is_empty() && out.messages.is_empty();
             self.sent.append(&mut out.messages);
-            if let Some((number, durable)) = log_io::carry_out(&mut self.writer, &out.writes).unwrap() {
+            self.waiting.append(&mut out.writes);
+            if !self.disk_stands
+                && let Some((number, durable)) =
+                    log_io::carry_out(&mut self.writer, &std::mem::take(&mut self.waiting)).unwrap()
+            {
                 self.core.written(number, durable);
             }
             for task in out.applies.iter().filter(|_| !self.apply_stands) {
@@ -251,4 +270,46 @@ fn a_proposal_joins_an_entry_of_its_own_round() {
     let index = all[leader as usize - 1].core.last_index();
     let expected = [(1, Outcome::Answered(index)), (2, Outcome::Answered(index))];
     assert_eq!(all[leader as usize - 1].done, expected);
+}
+
+/// A leader whose disk finishes nothing, or whose clock is off, must say so, and must not be elected again; the others commit
+/// without its disk meanwhile.
+#[test]
+fn an_unfit_replica_says_so_and_takes_no_leadership() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut all = three(dir.path(), &GroupTuning::default());
+    let old = elect(&mut all, &[1, 2, 3]) as usize - 1;
+    all[old].disk_stands = true;
+    all[old].propose(1, b"by the others' disks");
+    exchange(&mut all, &[1, 2, 3]);
+    assert!(matches!(all[old].done[..], [(1, Outcome::Answered(_))]), "{:?}", all[old].done);
+    assert_eq!(all[old].core.unfit(), None, "a moment is no hang");
+    all.iter_mut().for_each(|one| one.clock.mono += GroupTuning::default().disk_hang);
+    exchange(&mut all, &[1, 2, 3]);
+    assert_eq!(all[old].core.unfit(), Some(Unfit::DiskHangs));
+    assert!(all[old].leads(), "the layer above hands over");
+
+    let next = (old + 1) % 3;
+    all[old].core.transfer_leader(next as u64 + 1);
+    exchange(&mut all, &[1, 2, 3]);
+    assert!(all[next].leads());
+    all[next].core.transfer_leader(old as u64 + 1);
+    for _ in 0..20 {
+        all[next].core.tick();
+        exchange(&mut all, &[1, 2, 3]);
+    }
+    assert!(all[next].leads(), "a hanging disk takes no hand-over");
+
+    // It comes back, and another one is an hour ahead of the others, by the words of their heartbeats.
+    all[old].disk_stands = false;
+    all[next].clock.wall_ms += 3_600_000;
+    for _ in 0..10 {
+        all.iter_mut().for_each(|one| one.clock.mono += Duration::from_millis(500));
+        all[next].core.tick();
+        exchange(&mut all, &[1, 2, 3]);
+    }
+    assert_eq!(all[next].core.unfit(), Some(Unfit::ClockOff));
+    let third = (old + 2) % 3;
+    assert_eq!(all[third].core.unfit(), None);
+    assert!(all[third].core.clock_off_ms().is_none_or(|ms| ms < 1_000), "{:?}", all[third].core.clock_off_ms());
 }

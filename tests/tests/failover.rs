@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use ledgermq_tests::checker::{Anomaly, Expect, check};
 use ledgermq_tests::cluster::{Cluster, NODES, report, signal};
-use ledgermq_tests::fault::Strace;
+use ledgermq_tests::fault::{ALL_SYNCS, Strace};
 use ledgermq_tests::history::{Event, History, monotonic_ns};
 use ledgermq_tests::load::{self, Load, Observer, Plan};
 use ledgermq_tests::wire::{self, Connection, code};
@@ -264,5 +264,31 @@ fn connections_cut_in_the_middle_store_nothing_twice_and_disturb_nobody() {
     let result = check(&history, &Expect::default());
     assert!(result.clean(), "{result}");
     assert_eq!(result.count(Anomaly::FailedAppeared), 0);
+    replicas::judge(&mut cluster).unwrap();
+}
+
+/// Would break: a leader whose disk hangs and who goes on leading, slow in everything that its own disk is needed for. It hands
+/// over by itself; the others' disks acknowledge meanwhile, and no send fails.
+#[test]
+fn a_leader_with_a_hanging_disk_hands_over_and_no_send_fails() {
+    const HANG_US: u32 = 8_000_000;
+    let mut cluster = Cluster::start().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let load = Load::start(cluster.namesrv(), dir.path(), &plan("hanging", 4)).unwrap();
+    load.await_acked(BETWEEN_FAULTS).unwrap();
+    let leader = cluster.await_leader(None).unwrap();
+    let from = monotonic_ns();
+    let strace = Strace::attach(leader.pid, ALL_SYNCS, &format!("delay_exit={HANG_US}")).unwrap();
+    let next = cluster.await_leader(Some(leader.id)).unwrap();
+    let took = (monotonic_ns() - from) / 1_000_000;
+    load.await_acked(BETWEEN_FAULTS).unwrap();
+    let until = monotonic_ns();
+    strace.detach().unwrap();
+    let history = load::history(&cluster, "hanging", &load.stop().unwrap()).unwrap();
+    let result = check(&history, &Expect::default());
+    let silence = history.longest_silence(from, until) / 1_000_000;
+    report(&format!("node {} led after {took} ms; longest silence {silence} ms\n{result}", next.id));
+    assert!(result.clean(), "{result}");
+    assert_eq!(result.sends, result.acked, "a send failed: {:?}", failures(&history));
     replicas::judge(&mut cluster).unwrap();
 }

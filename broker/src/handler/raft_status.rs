@@ -35,6 +35,10 @@ struct RaftStatus {
     applied: u64,
     voters: Vec<u64>,
     learners: Vec<u64>,
+    /// Why this replica should not lead, in words.
+    unfit: Option<String>,
+    /// How far its wall clock is off the median of the group's.
+    clock_off_ms: Option<u64>,
     peers: Vec<Peer>,
     topics: usize,
     live_consumer_groups: usize,
@@ -119,6 +123,8 @@ fn render(replica: &Replica, status: GroupStatus) -> RaftStatus {
         applied: status.applied,
         voters: status.membership.voters,
         learners: status.membership.learners,
+        unfit: status.unfit.map(|unfit| unfit.to_string()),
+        clock_off_ms: status.clock_off_ms,
         peers: status
             .peers
             .into_iter()

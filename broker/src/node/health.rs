@@ -52,8 +52,11 @@ impl Readiness for Health {
 
 /// Figures of each group in the text format of Prometheus.
 fn metrics(replicas: &[Arc<Replica>]) -> String {
-    let gauges: [Gauge; 8] = [
+    let gauges: [Gauge; 9] = [
         ("ledgermq_leads", "1 when this replica leads and serves, else 0", |replica| u64::from(replica.serves())),
+        ("ledgermq_unfit", "1 when this replica should not lead (disk hangs, clock off), else 0", |replica| {
+            u64::from(replica.handle.unfit().is_some())
+        }),
         ("ledgermq_term", "Raft term", |replica| replica.role().term),
         ("ledgermq_commit_index", "committed Raft index", |replica| replica.handle.commit_index()),
         ("ledgermq_applied_index", "applied Raft index", |replica| replica.tables().applied_index()),

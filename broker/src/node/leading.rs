@@ -31,6 +31,12 @@ const WELL_LOOKS: u32 = 5;
 /// Looks in a row in which it may have been silent: Raft forgets twice a second whom it has heard.
 const SILENT_LOOKS_MAX: u32 = 2;
 
+/// How often a leader looks whether it is fit to lead.
+const FIT_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Looks in a row that must find it unfit: after a pause of the process everything seems late for a moment.
+const UNFIT_LOOKS: u32 = 5;
+
 /// Entries by which it may lie behind.
 const LAG_MAX: u64 = 1_000;
 
@@ -60,7 +66,7 @@ async fn hand_over(replica: &Replica, to: RaftId, why: &str) -> bool {
 }
 
 /// Hands the leadership to whoever can take it best, if this replica leads and there is somebody.
-pub(super) async fn hand_over_to_any(replica: &Replica, forwarder: &Forwarder) {
+pub(super) async fn hand_over_to_any(replica: &Replica, forwarder: &Forwarder, why: &str) {
     if !matches!(replica.role().role, Role::Leader { .. }) {
         return;
     }
@@ -70,7 +76,7 @@ pub(super) async fn hand_over_to_any(replica: &Replica, forwarder: &Forwarder) {
     // One that was silent this half second may still be well; it is asked last.
     peers.sort_by_key(|peer| Reverse((peer.active, peer.matched)));
     for peer in peers {
-        if forwarder.may_lead(peer.raft_id).await && hand_over(replica, peer.raft_id, "this node stops").await {
+        if forwarder.may_lead(peer.raft_id).await && hand_over(replica, peer.raft_id, why).await {
             return;
         }
     }
@@ -106,6 +112,25 @@ pub(super) async fn give_back(replica: Arc<Replica>, forwarder: Arc<Forwarder>, 
     }
 }
 
+/// Hands the leadership over while this replica is unfit to lead. Runs until the task is aborted.
+pub(super) async fn step_aside(replica: Arc<Replica>, forwarder: Arc<Forwarder>) {
+    let mut unfit_looks = 0;
+    let mut looks = tokio::time::interval(FIT_INTERVAL);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        looks.tick().await;
+        let unfit = replica.handle.unfit().filter(|_| matches!(replica.role().role, Role::Leader { .. }));
+        unfit_looks = if unfit.is_some() { unfit_looks + 1 } else { 0 };
+        if let Some(unfit) = unfit
+            && unfit_looks >= UNFIT_LOOKS
+        {
+            unfit_looks = 0;
+            tracing::warn!(broker_name = %replica.identity().broker_name, %unfit, "this replica should not lead");
+            hand_over_to_any(&replica, &forwarder, "this replica is unfit to lead").await;
+        }
+    }
+}
+
 /// Leads no more, and goes on passing requests to those who do: until no client has sent one for a while, at most `linger`.
 pub(super) async fn drain(groups: &[(Arc<Replica>, Arc<Forwarder>)], linger: Duration) {
     for (replica, _) in groups {
@@ -115,7 +140,7 @@ pub(super) async fn drain(groups: &[(Arc<Replica>, Arc<Forwarder>)], linger: Dur
     loop {
         for (replica, forwarder) in groups {
             // Again, should the successor have died meanwhile.
-            hand_over_to_any(replica, forwarder).await;
+            hand_over_to_any(replica, forwarder, "this node stops").await;
         }
         let quiet = groups.iter().all(|(_, forwarder)| forwarder.unasked_for().is_none_or(|since| since >= QUIET));
         if quiet || began.elapsed() >= linger {

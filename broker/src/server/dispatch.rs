@@ -77,6 +77,10 @@ impl Here {
         if self.replica.is_draining() {
             return responder.refuse(ResponseCode::SERVICE_NOT_AVAILABLE, "this node is about to stop");
         }
+        if let Some(unfit) = self.replica.handle.unfit() {
+            return responder
+                .refuse(ResponseCode::SERVICE_NOT_AVAILABLE, format!("this replica should not lead: {unfit}"));
+        }
         let answer = responder.command(ResponseCode::SUCCESS);
         responder.send(answer);
     }

@@ -12,6 +12,7 @@
 //! The same code runs under the raft loop thread and in the simulator. Nothing here reads a clock or draws a random
 //! number that was not handed in; the only disk access is the bounded catch-up read in `storage.rs`.
 
+mod health;
 mod leadership;
 mod membership;
 mod outputs;
@@ -129,6 +130,7 @@ pub struct GroupCore<S: Stamper> {
     /// Answered without waiting for a commit.
     refused: Vec<(S::Ticket, Outcome<S::Answer>)>,
     reads: reads::Reads,
+    health: health::Health,
 
     meta: Meta,
     hint_written: Duration,
@@ -255,6 +257,7 @@ impl<S: Stamper> GroupCore<S> {
             pending_until: None,
             refused: Vec::new(),
             reads: reads::Reads::default(),
+            health: health::Health::default(),
             meta,
             hint_written: clock.mono,
             hinted: (tail.index, commit),
@@ -319,13 +322,15 @@ impl<S: Stamper> GroupCore<S> {
         }
     }
 
-    /// Whether this replica may stand for election. Its votes would wait for its own disk anyway; alone in its group it
-    /// would lead at once, which raft-rs takes for a proof that everything is persisted.
+    /// Whether this replica may stand for election: fit to lead ([`GroupCore::unfit`]), and with everything on its disk. Its
+    /// votes would wait for that anyway; alone in its group it would lead at once, which raft-rs takes for a proof that
+    /// everything is persisted.
     fn may_campaign(&self) -> bool {
         let raft = &self.raft.raft;
         raft.promotable()
             && raft.raft_log.persisted == raft.raft_log.last_index()
             && self.apply_lag_bytes() <= self.tuning.apply_lag_bytes_max
+            && self.unfit().is_none()
     }
 
     /// A message of a peer. Messages for someone else, of strangers, or about more than this replica can take now are
@@ -335,6 +340,10 @@ impl<S: Stamper> GroupCore<S> {
             return;
         }
         let from = message.raft.from;
+        if !message.is_bulk() {
+            let ahead_ms = message.wall_ms.cast_signed().saturating_sub(self.clock.wall_ms.cast_signed());
+            self.health.heard_clock(from, ahead_ms, self.clock.mono);
+        }
         let Ok((mut raft, headers)) = message.into_raft() else {
             tracing::warn!(group = %self.group, peer = from, "dropped a message whose frames are no entries");
             return;
@@ -440,6 +449,7 @@ impl<S: Stamper> GroupCore<S> {
         // Merged jobs are reported by the last one.
         self.in_flight = self.in_flight.split_off(&(number + 1));
         self.votes_in_flight = self.votes_in_flight.split_off(&(number + 1));
+        self.health.disk_answered(!self.in_flight.is_empty(), self.clock.mono);
         self.durable = durable;
         for entry in &mut self.unsettled {
             if entry.number <= number {

@@ -141,6 +141,7 @@ impl<S: Stamper> GroupCore<S> {
             }
             let task = self.held.pop_front().expect("just seen");
             self.in_flight.insert(task.number);
+            self.health.disk_asked(self.clock.mono);
             if task.job.meta.as_ref().is_some_and(|meta| meta.both_slots) {
                 self.votes_in_flight.insert(task.number);
             }
@@ -260,6 +261,7 @@ impl<S: Stamper> GroupCore<S> {
         };
         let number = self.last_number;
         self.in_flight.insert(number);
+        self.health.disk_asked(self.clock.mono);
         out.writes.push(WriteTask { number, job, tail: self.raft.store().tail() });
     }
 }

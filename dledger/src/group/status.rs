@@ -89,6 +89,8 @@ impl<S: Stamper> GroupCore<S> {
             commit: self.commit_index(),
             applied: self.applied.index,
             membership: self.membership.clone(),
+            unfit: self.unfit(),
+            clock_off_ms: self.clock_off_ms(),
             peers,
         }
     }

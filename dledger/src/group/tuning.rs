@@ -49,6 +49,10 @@ pub struct GroupTuning {
     pub hint_interval: Duration,
     /// How long a transfer of leadership waits for the proposals that came before it to be stamped.
     pub transfer_drain: Duration,
+    /// A disk that finishes nothing for this long hangs: its replica should not lead.
+    pub disk_hang: Duration,
+    /// How far a replica's wall clock may be off the median of its group before it should not lead.
+    pub clock_off_max: Duration,
     /// Proposals that may wait for their turn here.
     pub queue_max: usize,
     /// Bytes of them, by their size hints; one larger proposal may wait alone.
@@ -78,6 +82,8 @@ impl Default for GroupTuning {
             unknown_after: Duration::from_millis(300),
             hint_interval: Duration::from_secs(1),
             transfer_drain: Duration::from_millis(100),
+            disk_hang: Duration::from_secs(2),
+            clock_off_max: Duration::from_secs(2),
             queue_max: 65_536,
             queue_bytes_max: 64 << 20,
         }

@@ -1,0 +1,147 @@
+//! Whether this replica is fit to lead: not with a disk that hangs, and not with a wall clock that is off.
+//!
+//! An unfit replica does not stand for election and takes no hand-over. Nothing here ends a leadership: the layer above sees
+//! [`GroupCore::unfit`] and hands over, so that its clients notice nothing. Commits go on meanwhile, by the others' disks.
+//!
+//! Clocks are compared by the control lane's messages, which carry their sender's. A delay on the way makes a peer's clock look
+//! slow, never fast, so of the last seconds the largest difference counts.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::GroupCore;
+use crate::handle::Unfit;
+use crate::seam::Stamper;
+use crate::types::RaftId;
+
+/// Differences are kept for between one and two of these.
+const CLOCK_WINDOW: Duration = Duration::from_secs(2);
+
+/// Fewest clocks, the own one included, that give a verdict: of two nobody knows which is wrong.
+const CLOCKS_MIN: usize = 3;
+
+/// What is known of the others' clocks, and of the own disk.
+#[derive(Debug, Default)]
+pub(super) struct Health {
+    clocks: BTreeMap<RaftId, HeardClock>,
+    /// Since when log-io has had something to do without finishing anything.
+    disk_waits: Option<Duration>,
+}
+
+/// How far a peer's clock is ahead of the own one, in ms: the most that was seen in the current window and in the one before.
+#[derive(Debug)]
+struct HeardClock {
+    window_began: Duration,
+    now_ms: i64,
+    before_ms: Option<i64>,
+}
+
+impl Health {
+    /// A peer said its time.
+    pub(super) fn heard_clock(&mut self, peer: RaftId, ahead_ms: i64, now: Duration) {
+        let fresh = HeardClock { window_began: now, now_ms: ahead_ms, before_ms: None };
+        let heard = self.clocks.entry(peer).or_insert(fresh);
+        let age = now.saturating_sub(heard.window_began);
+        if age >= CLOCK_WINDOW {
+            let before_ms = (age < 2 * CLOCK_WINDOW).then_some(heard.now_ms);
+            *heard = HeardClock { window_began: now, now_ms: ahead_ms, before_ms };
+        } else {
+            heard.now_ms = heard.now_ms.max(ahead_ms);
+        }
+    }
+
+    /// log-io has been given something.
+    pub(super) fn disk_asked(&mut self, now: Duration) {
+        self.disk_waits.get_or_insert(now);
+    }
+
+    /// log-io has finished something; `more` is still with it.
+    pub(super) fn disk_answered(&mut self, more: bool, now: Duration) {
+        self.disk_waits = more.then_some(now);
+    }
+
+    /// How far the own clock is off the median of the group's, in ms; `None` when too few are known.
+    fn clock_off_ms(&self, voters: &[RaftId], now: Duration) -> Option<u64> {
+        let fresh = |heard: &HeardClock| now.saturating_sub(heard.window_began) < 2 * CLOCK_WINDOW;
+        let mut ahead: Vec<i64> = vec![0];
+        ahead.extend(
+            self.clocks
+                .iter()
+                .filter(|(peer, heard)| voters.contains(peer) && fresh(heard))
+                .map(|(_, heard)| heard.before_ms.map_or(heard.now_ms, |before| before.max(heard.now_ms))),
+        );
+        if ahead.len() < CLOCKS_MIN {
+            return None;
+        }
+        ahead.sort_unstable();
+        let middle = ahead.len() / 2;
+        let median = if ahead.len().is_multiple_of(2) {
+            // Half-way between two: whoever is nearer to it is not off.
+            ahead[middle - 1].midpoint(ahead[middle])
+        } else {
+            ahead[middle]
+        };
+        Some(median.unsigned_abs())
+    }
+}
+
+impl<S: Stamper> GroupCore<S> {
+    /// Why this replica should not lead, if so; as of the last poll's time.
+    pub fn unfit(&self) -> Option<Unfit> {
+        let now = self.clock.mono;
+        if self.health.disk_waits.is_some_and(|since| now.saturating_sub(since) >= self.tuning.disk_hang) {
+            return Some(Unfit::DiskHangs);
+        }
+        let off_ms = self.health.clock_off_ms(&self.membership.voters, now)?;
+        (Duration::from_millis(off_ms) > self.tuning.clock_off_max).then_some(Unfit::ClockOff)
+    }
+
+    /// How far the own wall clock is off the median of the group's, in ms; `None` with fewer than three known clocks.
+    pub fn clock_off_ms(&self) -> Option<u64> {
+        self.health.clock_off_ms(&self.membership.voters, self.clock.mono)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: Duration = Duration::from_secs(1);
+
+    /// The one clock that differs is wrong, whichever way, and only it may draw the consequence.
+    #[test]
+    fn the_odd_clock_out_is_off() {
+        let voters = [1, 2, 3];
+        let off = |others: &[(RaftId, i64)]| {
+            let mut health = Health::default();
+            others.iter().for_each(|(peer, ahead)| health.heard_clock(*peer, *ahead, S));
+            health.clock_off_ms(&voters, S)
+        };
+        assert_eq!(off(&[(2, -3_600_000), (3, -3_600_010)]), Some(3_600_000));
+        assert_eq!(off(&[(2, 5_000), (3, 5_020)]), Some(5_000));
+        assert_eq!(off(&[(2, 3_600_000), (3, 10)]), Some(10), "somebody else's");
+        assert_eq!(off(&[(2, 3_600_000)]), None, "of two nobody knows");
+        assert_eq!(off(&[(2, 9_000), (4, 9_000)]), None, "no member's");
+    }
+
+    /// A slow message must not look like a wrong clock, old words must be forgotten, and a mended clock must count again.
+    #[test]
+    fn the_best_of_the_last_seconds_counts() {
+        let voters = [1, 2, 3];
+        let mut health = Health::default();
+        for peer in [2, 3] {
+            health.heard_clock(peer, 0, S);
+            health.heard_clock(peer, -8_000, S + S / 2);
+        }
+        assert_eq!(health.clock_off_ms(&voters, 2 * S), Some(0));
+        assert_eq!(health.clock_off_ms(&voters, 6 * S), None, "nobody was heard of for long");
+        for (at, ahead) in [(7 * S, -8_000), (8 * S, -8_000), (10 * S, -8_000)] {
+            [2, 3].iter().for_each(|peer| health.heard_clock(*peer, ahead, at));
+        }
+        assert_eq!(health.clock_off_ms(&voters, 10 * S), Some(8_000));
+        for at in [11 * S, 12 * S, 14 * S] {
+            [2, 3].iter().for_each(|peer| health.heard_clock(*peer, 3, at));
+        }
+        assert_eq!(health.clock_off_ms(&voters, 14 * S), Some(3));
+    }
+}
