@@ -1,11 +1,12 @@
 //! Client: one set of connections and routes, from which producers, consumers and admin calls are made.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::admin::Admin;
 use crate::config::ClientConfig;
-use crate::consumer::{PullConsumer, PullConsumerConfig};
+use crate::consumer::{Delivery, PullConsumer, PullConsumerConfig, PushConsumer, PushConsumerConfig, Verdict};
 use crate::core::Core;
 use crate::error::ConfigError;
 use crate::producer::{Producer, ProducerConfig};
@@ -43,13 +44,29 @@ impl Client {
         PullConsumer::new(Arc::clone(&self.core), config)
     }
 
+    /// A push consumer, which joins its group at once: `listener` is given every message of its share of the queues. It should
+    /// not block its thread, and is at work for at most [`PushConsumerConfig::concurrency`] messages at a time. A panic in it
+    /// counts as [`Verdict::Later`].
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the field that is out of its bounds, when this client is in the group already, or when there is no
+    /// tokio runtime here.
+    pub fn push_consumer<F, Fut>(&self, config: PushConsumerConfig, listener: F) -> Result<PushConsumer, ConfigError>
+    where
+        F: Fn(Delivery) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Verdict> + Send + 'static,
+    {
+        PushConsumer::start(Arc::clone(&self.core), config, listener)
+    }
+
     /// Operators' requests.
     pub fn admin(&self) -> Admin {
         Admin::new(Arc::clone(&self.core))
     }
 
     /// Waits for what is under way, at most `grace`, then closes everything: also for the producers and consumers made from this
-    /// client, whose next call fails.
+    /// client, whose next call fails. Push consumers end as by [`PushConsumer::shutdown`], with three quarters of `grace` for
+    /// their listeners.
     pub async fn shutdown(&self, grace: Duration) {
         self.core.shutdown(grace).await;
     }

@@ -7,6 +7,9 @@ use crate::error::ConfigError;
 /// Most name servers.
 pub const NAMESRV_MAX: usize = 8;
 
+/// Longest client id in bytes: what LedgerMQ's brokers take.
+const CLIENT_ID_LEN_MAX: usize = 255;
+
 /// Settings that producers, consumers and admin calls of one client share. `Default` needs only the name servers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientConfig {
@@ -25,6 +28,12 @@ pub struct ClientConfig {
     pub deadline: Duration,
     /// Most attempts within the deadline. Default 64; 1 to 10,000.
     pub attempts_max: u32,
+    /// How often brokers are told that this client's producers and consumers live. Default 30 s; 100 ms to 1 min, since brokers
+    /// forget who is silent for 2 min.
+    pub heartbeat_interval: Duration,
+    /// The id of the client, by which brokers list it and by whose order members of a group share queues; 1 to 255 bytes, no
+    /// other client may have it. Default: made of address, process and a number.
+    pub client_id: Option<String>,
 }
 
 impl Default for ClientConfig {
@@ -37,6 +46,8 @@ impl Default for ClientConfig {
             attempt_timeout: Duration::from_secs(2),
             deadline: Duration::from_secs(6),
             attempts_max: 64,
+            heartbeat_interval: Duration::from_secs(30),
+            client_id: None,
         }
     }
 }
@@ -79,6 +90,18 @@ impl ClientConfig {
         self
     }
 
+    /// Sets [`Self::heartbeat_interval`].
+    pub fn with_heartbeat_interval(mut self, interval: Duration) -> Self {
+        self.heartbeat_interval = interval;
+        self
+    }
+
+    /// Sets [`Self::client_id`].
+    pub fn with_client_id(mut self, client_id: impl Into<String>) -> Self {
+        self.client_id = Some(client_id.into());
+        self
+    }
+
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
         if self.namesrvs.is_empty() || self.namesrvs.len() > NAMESRV_MAX {
             let value = format!("a list of {}", self.namesrvs.len());
@@ -96,6 +119,10 @@ impl ClientConfig {
         range("connect_timeout", self.connect_timeout, ms(1), ms(60_000), "give 1 ms to 1 min")?;
         range("attempt_timeout", self.attempt_timeout, ms(1), hour, "give 1 ms to 1 h")?;
         range("deadline", self.deadline, ms(1), hour, "give 1 ms to 1 h")?;
+        range("heartbeat_interval", self.heartbeat_interval, ms(100), ms(60_000), "give 100 ms to 1 min")?;
+        if let Some(id) = self.client_id.as_ref().filter(|id| id.is_empty() || id.len() > CLIENT_ID_LEN_MAX) {
+            return Err(ConfigError::Value { key: "client_id", value: id.clone(), mend: "give 1 to 255 bytes" });
+        }
         if !(1..=10_000).contains(&self.attempts_max) {
             let value = self.attempts_max.to_string();
             return Err(ConfigError::Value { key: "attempts_max", value, mend: "give 1 to 10,000" });
@@ -104,7 +131,7 @@ impl ClientConfig {
     }
 }
 
-fn range(
+pub(crate) fn range(
     key: &'static str,
     value: Duration,
     min: Duration,

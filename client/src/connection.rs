@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use crate::error::RequestError;
+use crate::inbound::Inbound;
 
 /// Bytes of requests on one connection that are not answered yet. Who comes later waits, within its own time.
 const IN_FLIGHT_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -43,6 +44,8 @@ const SILENT_TIMEOUTS_MAX: u64 = 3;
 /// An open connection. Ends when it is dropped by everybody, closed, or lost.
 #[derive(Debug)]
 pub(crate) struct Connection {
+    /// Tells it from others to the same address, earlier or later.
+    id: u64,
     addr: Arc<str>,
     next_opaque: AtomicI32,
     frames: mpsc::UnboundedSender<Frame>,
@@ -53,6 +56,7 @@ pub(crate) struct Connection {
 #[derive(Debug)]
 struct Shared {
     addr: Arc<str>,
+    inbound: Arc<Inbound>,
     waiting: Mutex<Waiting>,
     closed: AtomicBool,
     closing: Notify,
@@ -84,8 +88,14 @@ struct Frame {
 }
 
 impl Connection {
-    /// Connects to `addr` ("host:port", resolved anew each time) within `timeout`.
-    pub(crate) async fn open(addr: &Arc<str>, timeout: Duration) -> Result<Arc<Self>, RequestError> {
+    /// Connects to `addr` ("host:port", resolved anew each time) within `timeout`. `id` is the caller's; what the peer sends
+    /// unasked goes to `inbound`.
+    pub(crate) async fn open(
+        id: u64,
+        addr: &Arc<str>,
+        timeout: Duration,
+        inbound: &Arc<Inbound>,
+    ) -> Result<Arc<Self>, RequestError> {
         let failed = |why: String| RequestError::Connect { addr: addr.to_string(), why: why.into() };
         let socket = match tokio::time::timeout(timeout, TcpStream::connect(&**addr)).await {
             Ok(Ok(socket)) => socket,
@@ -98,6 +108,7 @@ impl Connection {
         let (frames, queued) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
             addr: Arc::clone(addr),
+            inbound: Arc::clone(inbound),
             waiting: Mutex::default(),
             closed: AtomicBool::new(false),
             closing: Notify::new(),
@@ -106,7 +117,12 @@ impl Connection {
         tokio::spawn(write_frames(Arc::clone(&shared), queued, writer));
         tokio::spawn(read_answers(Arc::clone(&shared), frames.downgrade(), reader));
         let in_flight = Arc::new(Semaphore::new(IN_FLIGHT_BYTES_MAX / UNIT));
-        Ok(Arc::new(Self { addr: Arc::clone(addr), next_opaque: AtomicI32::new(1), frames, in_flight, shared }))
+        Ok(Arc::new(Self { id, addr: Arc::clone(addr), next_opaque: AtomicI32::new(1), frames, in_flight, shared }))
+    }
+
+    /// Its number among the connections of the client.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
     }
 
     /// Whether requests can still be sent.
@@ -223,6 +239,7 @@ impl Shared {
         debug!(addr = &*self.addr, why = &*why, waiting = callers.len(), "connection ended");
         self.closed.store(true, Ordering::Release);
         self.closing.notify_waiters();
+        self.inbound.connection_changed();
         for caller in callers.into_values() {
             let (addr, why) = (self.addr.to_string(), Arc::clone(&why));
             let error =
@@ -316,7 +333,9 @@ async fn read_answers(
                 continue;
             }
             Ok(Some(request)) => {
-                decline(&request, &frames);
+                if !shared.inbound.take(&request) {
+                    decline(&request, &frames);
+                }
                 continue;
             }
             Ok(None) => {}
@@ -338,7 +357,7 @@ async fn read_answers(
     shared.end(&why);
 }
 
-/// Answers what a server asks us: nothing of it is supported yet, and it shall not wait for its time-out.
+/// Answers what a server asks us and we cannot do: it shall not wait for its time-out.
 fn decline(request: &RemotingCommand, frames: &mpsc::WeakUnboundedSender<Frame>) {
     debug!(code = request.code, "request of a server declined");
     if request.is_oneway() {

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ledgermq_protocol::remoting::command::RemotingCommand;
@@ -12,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::connection::Connection;
 use crate::error::RequestError;
+use crate::inbound::Inbound;
 
 /// Addresses that are remembered. Routes name a few; beyond this the closed ones are forgotten.
 const ADDRESSES_MAX: usize = 1_024;
@@ -20,6 +22,9 @@ const ADDRESSES_MAX: usize = 1_024;
 #[derive(Debug)]
 pub(crate) struct Connections {
     connect_timeout: Duration,
+    inbound: Arc<Inbound>,
+    /// Numbers the connections.
+    next_id: AtomicU64,
     slots: Mutex<Slots>,
 }
 
@@ -44,8 +49,14 @@ struct Failure {
 }
 
 impl Connections {
-    pub(crate) fn new(connect_timeout: Duration) -> Self {
-        Self { connect_timeout, slots: Mutex::default() }
+    pub(crate) fn new(connect_timeout: Duration, inbound: Arc<Inbound>) -> Self {
+        Self { connect_timeout, inbound, next_id: AtomicU64::new(1), slots: Mutex::default() }
+    }
+
+    /// Number of the open connection to `addr`, if there is one.
+    pub(crate) fn open_id(&self, addr: &str) -> Option<u64> {
+        let slot = self.slots.lock().by_addr.get(addr).map(Arc::clone)?;
+        slot.open().map(|connection| connection.id())
     }
 
     /// Sends a request to `addr` and waits for its answer until `deadline`, time to connect included.
@@ -82,7 +93,8 @@ impl Connections {
         }
     }
 
-    async fn connection(&self, addr: &str, deadline: Instant) -> Result<Arc<Connection>, RequestError> {
+    /// The open connection to `addr`, or a new one.
+    pub(crate) async fn connection(&self, addr: &str, deadline: Instant) -> Result<Arc<Connection>, RequestError> {
         let asked_at = Instant::now();
         let slot = self.slot(addr)?;
         if let Some(open) = slot.open() {
@@ -101,10 +113,12 @@ impl Connections {
             return Err(failure.error.clone());
         }
         // The attempt belongs to all who wait: it is not cut short by the deadline of the one that makes it, only bounded.
-        match Connection::open(&slot.addr, self.connect_timeout).await {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        match Connection::open(id, &slot.addr, self.connect_timeout, &self.inbound).await {
             Ok(connection) => {
                 *last_failure = None;
                 *slot.open.lock() = Some(Arc::clone(&connection));
+                self.inbound.connection_changed();
                 if self.slots.lock().stopped {
                     connection.close("the client stopped");
                 }

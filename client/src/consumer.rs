@@ -1,5 +1,8 @@
-//! Consumers. For now the assigned pull consumer; those that share queues among a group come with a later version.
+//! Consumers: the assigned pull consumer, whose caller names the queues, and the push consumer, which shares the queues of its
+//! topics with the other members of its group and hands every message to a listener.
 
 mod pull;
+mod push;
 
 pub use pull::{PullConsumer, PullConsumerConfig, PullResult, PullStatus};
+pub use push::{ConsumeMode, Delivery, PushConsumer, PushConsumerConfig, StartAt, Subscription, Verdict};

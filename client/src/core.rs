@@ -10,14 +10,16 @@ use std::time::Duration;
 use ledgermq_protocol::extension::field;
 use ledgermq_protocol::remoting::command::RemotingCommand;
 use ledgermq_protocol::remoting::response_code::ResponseCode;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tracing::debug;
 
 use crate::config::ClientConfig;
 use crate::connections::Connections;
 use crate::error::{CallError, Cause, RequestError};
+use crate::inbound::Inbound;
 use crate::leaders::{Leader, Leaders};
+use crate::membership::{Membership, new_client_id};
 use crate::retry::Attempts;
 use crate::route_cache::RouteCache;
 
@@ -28,13 +30,20 @@ const MOVED_GRACE: Duration = Duration::from_millis(150);
 /// Hints that are followed at once. Beyond it brokers send us in circles, and each further one costs a pause.
 const HINTS_AT_ONCE_MAX: u32 = 4;
 
+/// The part of a shutdown's time for which listeners in hand are waited for.
+const LISTENERS_SHARE: f64 = 0.75;
+
 /// The shared part of a client.
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) config: ClientConfig,
     pub(crate) connections: Arc<Connections>,
     pub(crate) leaders: Arc<Leaders>,
+    pub(crate) inbound: Arc<Inbound>,
+    pub(crate) membership: Arc<Membership>,
     pub(crate) routes: RouteCache,
+    /// Until when consumers may end in peace, once the client is being shut down.
+    closing: watch::Sender<Option<Instant>>,
     running: AtomicUsize,
     idle: Notify,
 }
@@ -72,14 +81,39 @@ impl Drop for Running<'_> {
 
 impl Core {
     pub(crate) fn new(config: ClientConfig) -> Self {
-        let connections = Arc::new(Connections::new(config.connect_timeout));
+        let inbound = Arc::new(Inbound::new());
+        let connections = Arc::new(Connections::new(config.connect_timeout, Arc::clone(&inbound)));
         let leaders = Arc::new(Leaders::new());
         let routes = RouteCache::new(config.clone(), Arc::clone(&connections), Arc::clone(&leaders));
-        Self { config, connections, leaders, routes, running: AtomicUsize::new(0), idle: Notify::new() }
+        let client_id = config.client_id.clone().unwrap_or_else(new_client_id);
+        let membership = Membership::new(
+            client_id,
+            config.heartbeat_interval,
+            Arc::clone(&connections),
+            Arc::clone(&leaders),
+            Arc::clone(&inbound),
+        );
+        Self {
+            config,
+            connections,
+            leaders,
+            inbound,
+            membership: Arc::new(membership),
+            routes,
+            closing: watch::Sender::new(None),
+            running: AtomicUsize::new(0),
+            idle: Notify::new(),
+        }
+    }
+
+    /// Tells when the client is being shut down: until when consumers may end in peace.
+    pub(crate) fn closing(&self) -> watch::Receiver<Option<Instant>> {
+        self.closing.subscribe()
     }
 
     /// Marks an operation as under way.
     pub(crate) fn run(&self) -> Running<'_> {
+        self.membership.start();
         self.running.fetch_add(1, Ordering::AcqRel);
         Running(self)
     }
@@ -92,6 +126,8 @@ impl Core {
     /// Waits for what is under way, at most `grace`, and then ends everything.
     pub(crate) async fn shutdown(&self, grace: Duration) {
         let deadline = Instant::now() + grace;
+        // Listeners may take part of it; the rest is for the last commits.
+        self.closing.send_replace(Some(Instant::now() + grace.mul_f64(LISTENERS_SHARE)));
         loop {
             let idle = self.idle.notified();
             if self.running.load(Ordering::Acquire) == 0 {
@@ -107,6 +143,7 @@ impl Core {
 
     /// Ends everything now.
     pub(crate) fn stop(&self) {
+        self.membership.stop();
         self.routes.stop();
         self.connections.stop();
     }

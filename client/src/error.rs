@@ -310,6 +310,12 @@ pub enum ConfigError {
     /// The group's name.
     #[error(transparent)]
     Group(#[from] NameError),
+    /// A client can be in a consumer group once.
+    #[error("this client consumes for group {0} already: shut that consumer down first, or use another client")]
+    GroupInUse(String),
+    /// A push consumer starts its tasks when it is made.
+    #[error("a push consumer is made on a tokio runtime, there is none here")]
+    NoRuntime,
 }
 
 fn unknown_note(outcome_unknown: bool) -> &'static str {

@@ -3,7 +3,7 @@
 //! Terms decide between them when both have one, so that a name server that lags cannot send the client back to a dead leader.
 //! Also which addresses just failed: while one is suspected, other members are asked, which name the new leader or forward.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use ledgermq_protocol::route::{BrokerData, LEADER_ID};
@@ -50,7 +50,7 @@ impl Leaders {
         Self { known: Mutex::default(), suspects: Mutex::default(), changes: watch::Sender::new(0) }
     }
 
-    /// Wakes whenever a leader changes.
+    /// Wakes whenever a leader, or who the members are, changes.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
@@ -71,7 +71,11 @@ impl Leaders {
             confirmed_at: now,
             members: Vec::new(),
         });
-        entry.members = broker.broker_addrs.values().cloned().collect();
+        let members: Vec<String> = broker.broker_addrs.values().cloned().collect();
+        if entry.members != members {
+            entry.members = members;
+            self.changed();
+        }
         // Without a leader in the route, the one that is known is still the best guess.
         let Some(leader) = leader else { return };
         let outdated = match (&entry.leader, leader.term) {
@@ -111,9 +115,26 @@ impl Leaders {
         let moved = entry.leader.as_ref().is_none_or(|held| held.addr != leader.addr);
         if entry.leader.as_ref() != Some(&leader) {
             entry.leader = Some(leader);
-            self.changes.send_modify(|generation| *generation += 1);
+            self.changed();
         }
         moved
+    }
+
+    fn changed(&self) {
+        self.changes.send_modify(|generation| *generation += 1);
+    }
+
+    /// The addresses of all broker names that are known: their leaders, or all members.
+    pub(crate) fn addresses(&self, all_members: bool) -> BTreeSet<String> {
+        let known = self.known.lock();
+        let mut addresses = BTreeSet::new();
+        for entry in known.values() {
+            addresses.extend(entry.leader.iter().map(|leader| leader.addr.clone()));
+            if all_members {
+                addresses.extend(entry.members.iter().cloned());
+            }
+        }
+        addresses
     }
 
     /// The address to ask next: the leader, or another member while the leader is suspected. `attempt` spreads over the others.

@@ -1,20 +1,19 @@
 //! Messages: as a caller builds them, and as a pull returns them.
 
 use std::borrow::Cow;
-use std::io::Read;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use flate2::read::ZlibDecoder;
 use ledgermq_protocol::json::object_map::MessageQueue;
 use ledgermq_protocol::message::id::offset_id;
 use ledgermq_protocol::message::properties::{self, name};
-use ledgermq_protocol::message::record::{DEFAULT_MAX_BODY_LEN, MAX_RECORD_LEN, RecordRef};
-use ledgermq_protocol::message::sys_flag::{self, Compression};
+use ledgermq_protocol::message::record::{DEFAULT_MAX_BODY_LEN, RecordRef};
+use ledgermq_protocol::message::sys_flag;
 use ledgermq_protocol::names;
 
 use crate::error::MessageError;
 use crate::unique_key::unique_key;
+use crate::unpack::{UnpackError, unpack};
 
 /// A message to be sent. Its unique key is made with it and kept through all retries, also those that a caller makes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,20 +119,6 @@ pub(crate) fn check_len(what: &'static str, len: usize) -> Result<(), MessageErr
     Ok(())
 }
 
-/// Why a body cannot be unpacked.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum UnpackError {
-    /// A compression that this client does not know.
-    #[error("the body is compressed with {0}, which this client cannot unpack")]
-    Unsupported(&'static str),
-    /// The bytes are no zlib stream.
-    #[error("the body is no zlib stream: {0}")]
-    Damaged(String),
-    /// The body grows past what any message may have.
-    #[error("the unpacked body has more than {MAX_RECORD_LEN} bytes")]
-    TooLong,
-}
-
 /// A message that was pulled. Its body shares the memory of the whole answer; keep a copy if it is to live long.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReceivedMessage {
@@ -172,6 +157,24 @@ impl ReceivedMessage {
         }
     }
 
+    /// Shows a message of a retry topic under the topic that it was first sent to.
+    pub(crate) fn under_first_topic(mut self) -> Self {
+        if let Some(topic) = self.property(name::RETRY_TOPIC) {
+            self.topic = topic.to_owned();
+        }
+        self
+    }
+
+    /// The same with a body of its own, which keeps no answer of a broker alive.
+    pub(crate) fn detached(&self) -> Self {
+        Self { stored_body: Bytes::copy_from_slice(&self.stored_body), ..self.clone() }
+    }
+
+    /// Bytes that it counts in a buffer.
+    pub(crate) fn weight(&self) -> usize {
+        size_of::<Self>() + self.topic.len() + self.properties.len() + self.stored_body.len()
+    }
+
     /// The topic.
     pub fn topic(&self) -> &str {
         &self.topic
@@ -204,10 +207,8 @@ impl ReceivedMessage {
     pub fn body(&self) -> Result<Cow<'_, [u8]>, UnpackError> {
         match sys_flag::compression(self.sys_flag) {
             Ok(None) => Ok(Cow::Borrowed(&self.stored_body)),
-            Ok(Some(Compression::Zlib)) => unzip(&self.stored_body).map(Cow::Owned),
-            Ok(Some(Compression::Lz4)) => Err(UnpackError::Unsupported("LZ4")),
-            Ok(Some(Compression::Zstd)) => Err(UnpackError::Unsupported("Zstandard")),
-            Err(_) => Err(UnpackError::Unsupported("an unknown method")),
+            Ok(Some(compression)) => unpack(&self.stored_body, compression).map(Cow::Owned),
+            Err(unknown) => Err(UnpackError::Unknown(unknown)),
         }
     }
 
@@ -283,13 +284,6 @@ impl ReceivedMessage {
     pub fn reconsume_times(&self) -> i32 {
         self.reconsume_times
     }
-}
-
-fn unzip(packed: &[u8]) -> Result<Vec<u8>, UnpackError> {
-    let mut plain = Vec::new();
-    let read = ZlibDecoder::new(packed).take(MAX_RECORD_LEN as u64 + 1).read_to_end(&mut plain);
-    read.map_err(|error| UnpackError::Damaged(error.to_string()))?;
-    if plain.len() > MAX_RECORD_LEN { Err(UnpackError::TooLong) } else { Ok(plain) }
 }
 
 #[cfg(test)]

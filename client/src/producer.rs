@@ -2,7 +2,7 @@
 //!
 //! A send picks a queue, goes to the leader of its broker name and follows that leader as it changes, within one deadline. The
 //! message is the same at every attempt, unique key included. Where the order of messages matters, at most one send per queue is
-//! unacknowledged.
+//! unacknowledged. Brokers list the producer from its first send on, by the heartbeats of [`crate::membership`].
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -171,6 +171,7 @@ struct Prepared<'a> {
 impl Producer {
     pub(crate) fn new(core: Arc<Core>, config: ProducerConfig) -> Result<Self, ConfigError> {
         config.validate()?;
+        core.membership.join_producer(&config.group);
         let in_flight = Semaphore::new(config.in_flight_max);
         let lanes = std::iter::repeat_with(tokio::sync::Mutex::default).take(KEY_LANES).collect();
         let inner = Inner { core, config, in_flight, turn: AtomicUsize::new(0), lanes, order: Mutex::default() };
@@ -306,6 +307,12 @@ impl Producer {
         let deadline = attempts.attempt_deadline(self.inner.core.config.attempt_timeout);
         let sent = self.inner.core.connections.oneway(&addr, request, deadline).await;
         sent.map_err(|error| SendError::Call(attempts.give_up(error.into())))
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.core.membership.leave_producer(&self.config.group);
     }
 }
 
@@ -593,6 +600,6 @@ fn zip(body: &[u8]) -> Bytes {
     packed.expect("writing to memory cannot fail").into()
 }
 
-fn now_ms() -> i64 {
+pub(crate) fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }

@@ -76,6 +76,8 @@ struct Asker {
     config: ClientConfig,
     connections: Arc<Connections>,
     leaders: Arc<Leaders>,
+    /// Counts changes of the routes of all topics in use.
+    changes: watch::Sender<u64>,
     /// Which name server to ask next.
     next: AtomicUsize,
     /// Where the last answer came from.
@@ -93,8 +95,15 @@ struct Answer {
 impl RouteCache {
     pub(crate) fn new(config: ClientConfig, connections: Arc<Connections>, leaders: Arc<Leaders>) -> Self {
         let no_watch = config.namesrvs.iter().map(|_| AtomicBool::new(!config.route_watch)).collect();
-        let asker =
-            Asker { config, connections, leaders, next: AtomicUsize::new(0), answered: AtomicUsize::new(0), no_watch };
+        let asker = Asker {
+            config,
+            connections,
+            leaders,
+            changes: watch::Sender::new(0),
+            next: AtomicUsize::new(0),
+            answered: AtomicUsize::new(0),
+            no_watch,
+        };
         Self { asker: Arc::new(asker), topics: Mutex::default() }
     }
 
@@ -124,6 +133,11 @@ impl RouteCache {
                 (_, Ok(Ok(()))) => topic.refresh.notify_one(),
             }
         }
+    }
+
+    /// Wakes whenever the route of a topic in use is another one than before.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.asker.changes.subscribe()
     }
 
     /// Asks for the route of a topic in use anew, soon: something went wrong with it.
@@ -183,7 +197,7 @@ async fn keep_fresh(asker: Arc<Asker>, topic: Arc<Topic>) {
         let asked_at = Instant::now();
         let outcome = asker.fetch(&topic.name, asked_at + NAMESRV_TIMEOUT * 2).await;
         let gap = if outcome.is_ok() { REFRESH_GAP } else { FAILURE_GAP };
-        learn(&topic, outcome, &mut version);
+        asker.learn(&topic, outcome, &mut version);
         let next_poll = asked_at + asker.config.route_poll_interval;
         let not_before = Instant::now() + gap;
         loop {
@@ -196,7 +210,7 @@ async fn keep_fresh(asker: Arc<Asker>, topic: Arc<Topic>) {
                 watched = &mut watching => {
                     let again_at = Instant::now() + if watched.is_some() { Duration::ZERO } else { WATCH_PAUSE };
                     if let Some(outcome) = watched {
-                        learn(&topic, outcome, &mut version);
+                        asker.learn(&topic, outcome, &mut version);
                     }
                     watching.set(asker.watch(&topic.name, version, again_at));
                 }
@@ -205,32 +219,36 @@ async fn keep_fresh(asker: Arc<Asker>, topic: Arc<Topic>) {
     }
 }
 
-fn learn(topic: &Topic, outcome: Result<Answer, RouteProblem>, version: &mut u64) {
-    match outcome {
-        Ok(answer) => {
-            *version = answer.version.unwrap_or(0);
-            let route = TopicRoute::new(&topic.name, answer.route);
-            topic.known.send_if_modified(|known| {
-                let is_new = !matches!(known, Some(Ok(held)) if **held == route);
-                if is_new {
-                    debug!(topic = topic.name, "route changed");
-                    *known = Some(Ok(Arc::new(route)));
+impl Asker {
+    /// Keeps what a question or a watch brought.
+    fn learn(&self, topic: &Topic, outcome: Result<Answer, RouteProblem>, version: &mut u64) {
+        match outcome {
+            Ok(answer) => {
+                *version = answer.version.unwrap_or(0);
+                let route = TopicRoute::new(&topic.name, answer.route);
+                let changed = topic.known.send_if_modified(|known| {
+                    let is_new = !matches!(known, Some(Ok(held)) if **held == route);
+                    if is_new {
+                        debug!(topic = topic.name, "route changed");
+                        *known = Some(Ok(Arc::new(route)));
+                    }
+                    is_new
+                });
+                if changed {
+                    self.changes.send_modify(|count| *count += 1);
                 }
-                is_new
-            });
-        }
-        Err(problem) => {
-            *version = 0;
-            topic.known.send_modify(|known| match known {
-                // The last route is better than none: brokers may well live without name servers.
-                Some(Ok(_)) => debug!(topic = topic.name, %problem, "route kept"),
-                _ => *known = Some(Err(problem)),
-            });
+            }
+            Err(problem) => {
+                *version = 0;
+                topic.known.send_modify(|known| match known {
+                    // The last route is better than none: brokers may well live without name servers.
+                    Some(Ok(_)) => debug!(topic = topic.name, %problem, "route kept"),
+                    _ => *known = Some(Err(problem)),
+                });
+            }
         }
     }
-}
 
-impl Asker {
     async fn fetch(&self, topic: &str, deadline: Instant) -> Result<Answer, RouteProblem> {
         let header = RouteInfo { topic: topic.to_owned(), accept_standard_json_only: Some(true) };
         let request = RemotingCommand::request(RequestCode::GET_ROUTEINFO_BY_TOPIC, 0)

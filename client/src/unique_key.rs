@@ -33,7 +33,7 @@ pub(crate) fn unique_key() -> String {
 }
 
 /// The address that this machine would speak from; nothing is sent to find out.
-fn local_ip() -> Ipv4Addr {
+pub(crate) fn local_ip() -> Ipv4Addr {
     let asked = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| {
         // A documentation address: only the routing table is asked.
         socket.connect((Ipv4Addr::new(203, 0, 113, 1), 9))?;

@@ -1,7 +1,7 @@
 //! Assigned pull consumer: the caller says which queue and from where, and keeps or commits its own offsets.
 //!
 //! Each pull goes to the leader of the queue's broker name and follows it as it changes. Nothing is fetched ahead and nothing is
-//! committed unasked.
+//! committed unasked. It is no member of its group: brokers do not list it, and it takes no part in the sharing of queues.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -167,11 +167,20 @@ impl PullConsumer {
     /// # Errors
     /// [`CallError`] after all retries.
     pub async fn committed_offset(&self, queue: &MessageQueue) -> Result<Option<i64>, CallError> {
+        self.query_offset(queue, Some(false)).await
+    }
+
+    /// As [`Self::committed_offset`], but a broker may say 0 for a group that is new to a young queue.
+    pub(crate) async fn group_offset(&self, queue: &MessageQueue) -> Result<Option<i64>, CallError> {
+        self.query_offset(queue, None).await
+    }
+
+    async fn query_offset(&self, queue: &MessageQueue, zero_if_none: Option<bool>) -> Result<Option<i64>, CallError> {
         let header = QueryConsumerOffset {
             consumer_group: self.inner.config.group.clone(),
             topic: queue.topic.clone(),
             queue_id: queue.queue_id,
-            set_zero_if_not_found: Some(false),
+            set_zero_if_not_found: zero_if_none,
         };
         let request = RemotingCommand::request(RequestCode::QUERY_CONSUMER_OFFSET, 0).with_header(&header);
         match self.offset(queue, &request).await {

@@ -1,6 +1,9 @@
 //! Fake name servers and brokers: each request is logged and answered as the test says, also by silence or a cut connection.
+//! Heartbeats and leaves are logged apart and answered with success, so that tests of other things need not know of them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -20,6 +23,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+pub(crate) mod group;
+
 /// Longest time that anything in these tests may take.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
@@ -37,10 +42,44 @@ pub(crate) enum Reply {
     CutInside(RemotingCommand),
 }
 
+/// What happened to the membership of a client: a heartbeat, a leave, or the end of its connection.
+pub(crate) enum Heard<'a> {
+    Request(&'a RemotingCommand),
+    End,
+}
+
+/// The connections of a fake by number, to send something unasked.
+#[derive(Clone, Default)]
+pub(crate) struct Lines {
+    by_number: Arc<Mutex<BTreeMap<u64, mpsc::UnboundedSender<Bytes>>>>,
+    next: Arc<AtomicU64>,
+}
+
+impl Lines {
+    /// Sends a request of the server's own.
+    pub(crate) fn tell(&self, number: u64, request: &RemotingCommand) {
+        let mut bytes = BytesMut::new();
+        frame::encode(request, &mut bytes).unwrap();
+        if let Some(line) = self.by_number.lock().get(&number) {
+            // A connection that ends meanwhile.
+            let _ = line.send(bytes.freeze());
+        }
+    }
+
+    /// Closes all.
+    pub(crate) fn cut(&self) {
+        for line in self.by_number.lock().values() {
+            let _ = line.send(Bytes::new());
+        }
+    }
+}
+
 /// A server on a free port. Ends when it is dropped, connections included.
 pub(crate) struct Fake {
     pub(crate) addr: String,
+    pub(crate) lines: Lines,
     log: watch::Sender<Vec<RemotingCommand>>,
+    membership: watch::Sender<Vec<RemotingCommand>>,
     accepting: tokio::task::JoinHandle<()>,
 }
 
@@ -57,20 +96,39 @@ impl Fake {
     }
 
     pub(crate) fn on(listener: TcpListener, reply: impl Fn(&RemotingCommand) -> Reply + Send + Sync + 'static) -> Self {
+        Self::hearing(listener, reply, Lines::default(), |_, _| {})
+    }
+
+    /// One that is told of memberships, with the number of the connection.
+    pub(crate) fn hearing(
+        listener: TcpListener,
+        reply: impl Fn(&RemotingCommand) -> Reply + Send + Sync + 'static,
+        lines: Lines,
+        heard: impl Fn(u64, Heard<'_>) + Send + Sync + 'static,
+    ) -> Self {
         let addr = listener.local_addr().unwrap().to_string();
         let log = watch::Sender::new(Vec::new());
-        let reply = Arc::new(reply);
-        let accepting = tokio::spawn({
-            let log = log.clone();
-            async move {
-                let mut connections = JoinSet::new();
-                loop {
-                    let (socket, _) = listener.accept().await.unwrap();
-                    connections.spawn(serve(socket, Arc::clone(&reply), log.clone()));
-                }
+        let membership = watch::Sender::new(Vec::new());
+        let server =
+            Arc::new(Server { reply, heard, lines: lines.clone(), log: log.clone(), membership: membership.clone() });
+        let accepting = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                let (socket, _) = listener.accept().await.unwrap();
+                connections.spawn(serve(socket, Arc::clone(&server)));
             }
         });
-        Self { addr, log, accepting }
+        Self { addr, lines, log, membership, accepting }
+    }
+
+    /// Heartbeats and leaves so far, once they are as the test wants them.
+    pub(crate) async fn membership(&self, wanted: impl Fn(&[RemotingCommand]) -> bool) -> Vec<RemotingCommand> {
+        let mut log = self.membership.subscribe();
+        let waited = tokio::time::timeout(SOON, log.wait_for(|log| wanted(log))).await;
+        match waited {
+            Ok(log) => log.unwrap().clone(),
+            Err(_) => panic!("heartbeats must come, there are {:?}", self.membership.borrow()),
+        }
     }
 
     /// What came so far.
@@ -86,14 +144,36 @@ impl Fake {
     }
 }
 
-async fn serve(
-    socket: TcpStream,
-    reply: Arc<impl Fn(&RemotingCommand) -> Reply + Send + Sync + 'static>,
+struct Server<R, H> {
+    reply: R,
+    heard: H,
+    lines: Lines,
     log: watch::Sender<Vec<RemotingCommand>>,
-) {
+    membership: watch::Sender<Vec<RemotingCommand>>,
+}
+
+/// Tells of the end of a connection, however it comes.
+struct Ends<R, H: Fn(u64, Heard<'_>)>(Arc<Server<R, H>>, u64);
+
+impl<R, H: Fn(u64, Heard<'_>)> Drop for Ends<R, H> {
+    fn drop(&mut self) {
+        self.0.lines.by_number.lock().remove(&self.1);
+        (self.0.heard)(self.1, Heard::End);
+    }
+}
+
+async fn serve<R, H>(socket: TcpStream, server: Arc<Server<R, H>>)
+where
+    R: Fn(&RemotingCommand) -> Reply + Send + Sync + 'static,
+    H: Fn(u64, Heard<'_>) + Send + Sync + 'static,
+{
     let (mut reader, mut writer) = socket.into_split();
     let (out, mut queued) = mpsc::unbounded_channel::<Bytes>();
-    let writing = tokio::spawn(async move {
+    let number = server.lines.next.fetch_add(1, Ordering::Relaxed);
+    server.lines.by_number.lock().insert(number, out.clone());
+    let _ends = Ends(Arc::clone(&server), number);
+    let mut writing = JoinSet::new();
+    writing.spawn(async move {
         while let Some(bytes) = queued.recv().await {
             if bytes.is_empty() || writer.write_all(&bytes).await.is_err() {
                 return;
@@ -104,8 +184,16 @@ async fn serve(
     let limits = FrameLimits::default();
     loop {
         while let Some(request) = frame::decode(&mut buf, &limits).unwrap() {
-            log.send_modify(|log| log.push(request.clone()));
-            match reply(&request) {
+            if matches!(request.code, RequestCode::HEART_BEAT | RequestCode::UNREGISTER_CLIENT)
+                && !request.is_response()
+            {
+                (server.heard)(number, Heard::Request(&request));
+                server.membership.send_modify(|log| log.push(request.clone()));
+                drop(out.send(encode(&request, answer(ResponseCode::SUCCESS))));
+                continue;
+            }
+            server.log.send_modify(|log| log.push(request.clone()));
+            match (server.reply)(&request) {
                 Reply::Answer(answer) => drop(out.send(encode(&request, answer))),
                 Reply::Later(answer) => {
                     let out = out.clone();
@@ -116,21 +204,20 @@ async fn serve(
                     });
                 }
                 Reply::Silence => {}
-                Reply::Cut => {
-                    writing.abort();
-                    return;
-                }
+                Reply::Cut => return,
                 Reply::CutInside(answer) => {
                     let bytes = encode(&request, answer);
                     drop(out.send(bytes.slice(..bytes.len() / 2)));
                     drop(out.send(Bytes::new()));
-                    writing.await.unwrap();
+                    writing.join_next().await;
                     return;
                 }
             }
         }
-        if matches!(reader.read_buf(&mut buf).await, Ok(0) | Err(_)) {
-            return;
+        tokio::select! {
+            read = reader.read_buf(&mut buf) => if matches!(read, Ok(0) | Err(_)) { return },
+            // The test cut it.
+            _ = writing.join_next() => return,
         }
     }
 }
@@ -193,7 +280,8 @@ struct State {
     followers: Vec<String>,
     term: u64,
     queue_nums: i32,
-    parked: Vec<tokio::sync::oneshot::Sender<RemotingCommand>>,
+    /// Watches, each with whether its topic is known.
+    parked: Vec<(bool, tokio::sync::oneshot::Sender<RemotingCommand>)>,
 }
 
 impl Routes {
@@ -224,10 +312,11 @@ impl Routes {
         state.leader = leader.to_owned();
         state.followers = followers.iter().map(|addr| (*addr).to_owned()).collect();
         state.term += 1;
-        let answer = state.answer();
-        for parked in state.parked.drain(..) {
+        let new = state.answer();
+        for (known, parked) in state.parked.drain(..) {
+            let answer = if known { new.clone() } else { answer(ResponseCode::TOPIC_NOT_EXIST) };
             // A watch whose client is gone.
-            let _ = parked.send(answer.clone());
+            let _ = parked.send(answer);
         }
     }
 
@@ -248,7 +337,7 @@ impl Routes {
                     return Reply::Answer(state.answer());
                 }
                 let (parked, later) = tokio::sync::oneshot::channel();
-                state.parked.push(parked);
+                state.parked.push((known, parked));
                 Reply::Later(later)
             }
             _ => Reply::Answer(answer(ResponseCode::REQUEST_CODE_NOT_SUPPORTED)),
