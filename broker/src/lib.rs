@@ -18,5 +18,6 @@ pub mod registration;
 pub mod replica;
 pub mod server;
 pub mod stamp;
+pub mod stats;
 pub mod store;
 pub mod tables;

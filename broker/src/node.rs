@@ -37,13 +37,15 @@ use crate::apply::BrokerMachine;
 use crate::config::{BrokerConfig, ConfigError, GroupConfig, Limits};
 use crate::consumer::group::ConsumerGroups;
 use crate::consumer::long_poll::ParkedPulls;
+use crate::consumer::producers::ProducerGroups;
 use crate::consumer::wake::run_woken;
 use crate::handler::pull::ParkedPull;
+use crate::handler::runtime_info::FirstMessage;
 use crate::handler::send::Sending;
 use crate::http;
 use crate::identity::Identity;
 use crate::registration;
-use crate::replica::{Gate, Replica};
+use crate::replica::{Gate, Replica, wall_clock_ms};
 use crate::server::accept::{ServerSettings, serve};
 use crate::server::admission::Budget;
 use crate::server::connection::ConnectionSettings;
@@ -51,6 +53,7 @@ use crate::server::dispatch::Dispatch;
 use crate::server::forward::Forwarder;
 use crate::server::ticket::Ticket;
 use crate::stamp::BrokerStamper;
+use crate::stats::{Now, Stats};
 use crate::store::RocksBudget;
 
 /// Name of the file whose lock says that a data folder is in use.
@@ -258,6 +261,7 @@ fn make_replica(
     (pulls, applied): (Arc<ParkedPulls<ParkedPull>>, watch::Receiver<u64>),
 ) -> Replica {
     let unique_keys = UniqKeyMaker::new(identity.store_host.ip(), std::process::id(), rand::random());
+    let stats = Stats::new(&opened.tables, Now { monotone_ms: 0, wall_ms: wall_clock_ms() });
     Replica {
         sending: Sending {
             identity,
@@ -267,6 +271,10 @@ fn make_replica(
         },
         handle,
         consumers: ConsumerGroups::default(),
+        producers: ProducerGroups::default(),
+        stats,
+        first_message: Mutex::new(FirstMessage::default()),
+        data_dir: config.data_dir.clone(),
         pulls,
         queues: opened.queues,
         keys: opened.keys,

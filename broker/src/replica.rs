@@ -4,6 +4,7 @@
 //! commits until they are due; it decides nothing about messages.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -17,11 +18,14 @@ use tokio::sync::{oneshot, watch};
 use crate::command::{Command, GroupSettings, PutSubscriptionGroup, PutTopic, TopicSettings};
 use crate::consumer::group::ConsumerGroups;
 use crate::consumer::long_poll::ParkedPulls;
+use crate::consumer::producers::ProducerGroups;
 use crate::handler::pull::ParkedPull;
+use crate::handler::runtime_info::FirstMessage;
 use crate::handler::send::Sending;
 use crate::identity::Identity;
 use crate::server::ticket::{SendTicket, Ticket, complete_now};
 use crate::stamp::{Answer, BrokerStamper, Item, OffsetBuffer};
+use crate::stats::{Now, Stats};
 use crate::tables::{Tables, TopicKey};
 
 /// Time after which a handler stops waiting for a proposal: an election and its retry fit in. Longer than any client waits.
@@ -44,6 +48,14 @@ pub struct Replica {
     pub handle: GroupHandle<BrokerStamper<Ticket>>,
     /// Live consumers.
     pub consumers: ConsumerGroups,
+    /// Live producers.
+    pub producers: ProducerGroups,
+    /// Messages in and out.
+    pub stats: Stats,
+    /// The first message of the log, as far as it was looked for.
+    pub(crate) first_message: Mutex<FirstMessage>,
+    /// The node's data folder.
+    pub data_dir: PathBuf,
     /// Pulls that wait.
     pub pulls: Arc<ParkedPulls<ParkedPull>>,
     /// Reads of ConsumeQueues.
@@ -166,6 +178,17 @@ impl Replica {
     /// Milliseconds since the start of this replica.
     pub fn now_ms(&self) -> u64 {
         self.started.elapsed().as_millis() as u64
+    }
+
+    /// Both clocks, for figures.
+    pub(crate) fn now(&self) -> Now {
+        Now { monotone_ms: self.now_ms(), wall_ms: wall_clock_ms() }
+    }
+
+    /// Takes samples of what goes in and out, on a thread that may take its time.
+    pub(crate) fn sample_stats(self: &Arc<Self>) {
+        let replica = Arc::clone(self);
+        drop(tokio::task::spawn_blocking(move || replica.stats.sample(replica.tables(), replica.now())));
     }
 
     /// Keeps a one-way offset commit until it is due. On a replica that does not lead it is dropped.

@@ -12,6 +12,7 @@ use crate::server::Server;
 use crate::server::connection::Peer;
 
 mod cluster;
+mod kv;
 mod register;
 mod route;
 mod watch;
@@ -63,6 +64,13 @@ pub(crate) fn handle(server: &Arc<Server>, peer: &Arc<Peer>, request: RemotingCo
         RequestCode::GET_ROUTEINFO_BY_TOPIC => route::route(server, &request),
         RequestCode::GET_BROKER_CLUSTER_INFO => cluster::cluster_info(server, &request),
         RequestCode::GET_ALL_TOPIC_LIST_FROM_NAMESERVER => cluster::topics(server, &request),
+        RequestCode::GET_TOPICS_BY_CLUSTER => cluster::topics_of_cluster(server, &request),
+        RequestCode::GET_SYSTEM_TOPIC_LIST_FROM_NS => cluster::system_topics(server, &request),
+        RequestCode::DELETE_TOPIC_IN_NAMESRV => cluster::forget_topic(server, &request),
+        RequestCode::PUT_KV_CONFIG => kv::put(server, &request),
+        RequestCode::GET_KV_CONFIG => kv::get(server, &request),
+        RequestCode::DELETE_KV_CONFIG => kv::delete(server, &request),
+        RequestCode::GET_KVLIST_BY_NAMESPACE => kv::list(server, &request),
         code => Err(not_supported(code)),
     };
     if !request.is_oneway() {

@@ -8,6 +8,7 @@
 
 pub mod config;
 mod handler;
+pub mod kv;
 pub mod leader;
 pub mod liveness;
 mod readiness;

@@ -146,6 +146,8 @@ struct Broker {
     retiring: bool,
     members: BTreeMap<String, Member>,
     topics: BTreeSet<String>,
+    /// Topics were taken out that its leader may still have: only a full registration tells.
+    incomplete: bool,
 }
 
 #[derive(Debug, Default)]
@@ -211,7 +213,7 @@ impl RouteTable {
         let leads = speaker.broker_id == 0;
         // Official brokers never say which topics are gone, and nobody asks them to begin anew.
         if leads && partial && speaker.epoch.group.is_some() {
-            let holder = broker.and_then(|broker| broker.leader.holder());
+            let holder = broker.filter(|broker| !broker.incomplete).and_then(|broker| broker.leader.holder());
             if holder.is_none_or(|holder| holder.addr != speaker.addr || holder.epoch != speaker.epoch) {
                 return Err(RegisterRefused::PartialUnknown { addr: speaker.addr, term: speaker.epoch.term });
             }
@@ -259,11 +261,12 @@ impl RouteTable {
             }
         }
         let data_version = member.data_version;
+        let must_tell_all = broker.incomplete && broker.leader.is_held_by(&key.addr);
         let Some(timeout_ms) = self.live.timeout_ms(key) else { return Sign::Unknown };
         if self.live.touch(key.clone(), connection, timeout_ms, now_ms) {
             self.broker_changed(&key.broker_name);
         }
-        Sign::Known(data_version)
+        if must_tell_all { Sign::Unknown } else { Sign::Known(data_version) }
     }
 
     /// A broker leaves by itself. Only the entry of its own address goes.
@@ -322,6 +325,28 @@ impl RouteTable {
         let mut names: Vec<String> = self.topics.keys().cloned().collect();
         names.sort();
         names
+    }
+
+    /// The topics of a cluster, sorted.
+    pub fn topics_of_cluster(&self, cluster: &str) -> Vec<String> {
+        let brokers = self.brokers.values().filter(|broker| broker.cluster == cluster);
+        let topics: BTreeSet<&String> = brokers.flat_map(|broker| &broker.topics).collect();
+        topics.into_iter().cloned().collect()
+    }
+
+    /// Takes a topic out of the routes, of one cluster or of all, and has the leaders that had it register in full: whoever
+    /// still has it brings it back.
+    pub fn forget_topic(&mut self, topic: &str, cluster: Option<&str>) {
+        let Some(known) = self.topics.get(topic) else { return };
+        let names: Vec<String> = known.queues.keys().cloned().collect();
+        for name in names {
+            let Some(broker) = self.brokers.get_mut(&name) else { continue };
+            if cluster.is_none_or(|cluster| cluster == broker.cluster) {
+                broker.topics.remove(topic);
+                broker.incomplete = true;
+                self.drop_queues(topic, &name);
+            }
+        }
     }
 
     fn check_bounds(&self, registration: &Registration) -> Result<(), RegisterRefused> {
@@ -444,10 +469,14 @@ impl RouteTable {
     }
 
     fn replace_topics(&mut self, broker_name: &str, topics: Vec<(String, Queues)>, partial: bool) {
-        let mut gone = match self.brokers.get_mut(broker_name) {
-            Some(broker) if !partial => std::mem::take(&mut broker.topics),
-            _ => BTreeSet::new(),
-        };
+        let mut gone = BTreeSet::new();
+        if let Some(broker) = self.brokers.get_mut(broker_name) {
+            // Of an incomplete one, a partial registration was refused, unless it is an official broker's, which names all.
+            broker.incomplete = false;
+            if !partial {
+                gone = std::mem::take(&mut broker.topics);
+            }
+        }
         for (name, queues) in topics {
             gone.remove(&name);
             let topic = self.topics.entry(name.clone()).or_default();

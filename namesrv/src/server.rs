@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::config::{ConfigError, NamesrvConfig};
+use crate::kv::KvConfig;
 use crate::liveness::ConnectionId;
 use crate::readiness::Grace;
 use crate::route_table::{RouteTable, TableLimits};
@@ -98,6 +99,8 @@ impl Drop for Namesrv {
 pub(crate) struct Server {
     pub(crate) config: NamesrvConfig,
     pub(crate) table: RwLock<RouteTable>,
+    /// What tools keep here.
+    pub(crate) kv: RwLock<KvConfig>,
     /// The table's generation, for those who wait for a change.
     pub(crate) changes: watch::Sender<u64>,
     /// Route watches that may still be parked.
@@ -115,6 +118,7 @@ impl Server {
         let limits = TableLimits { members_max: config.members_max, topics_max: config.topics_max };
         Self {
             table: RwLock::new(RouteTable::new(limits)),
+            kv: RwLock::default(),
             changes: watch::Sender::new(0),
             watches: Semaphore::new(config.watches_max),
             large_requests: Semaphore::new(config.inflight_bytes_max / connection::BUDGET_UNIT),

@@ -56,8 +56,8 @@ async fn refusals_say_what_is_wrong() {
     let namesrv = namesrv().await;
     let mut peer = Peer::connect(&namesrv).await;
     let codes = [
-        (RequestCode::PUT_KV_CONFIG, "PUT_KV_CONFIG"),
-        (RequestCode::GET_KVLIST_BY_NAMESPACE, "GET_KVLIST_BY_NAMESPACE"),
+        (RequestCode::GET_NAMESRV_CONFIG, "GET_NAMESRV_CONFIG"),
+        (RequestCode::WIPE_WRITE_PERM_OF_BROKER, "WIPE_WRITE_PERM_OF_BROKER"),
         (RequestCode::UPDATE_NAMESRV_CONFIG, "UPDATE_NAMESRV_CONFIG"),
         (RequestCode::SEND_MESSAGE, "SEND_MESSAGE"),
         (31_999, "unknown"),

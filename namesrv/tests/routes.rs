@@ -264,3 +264,45 @@ async fn a_heartbeat_stays_below_a_kilobyte() {
     assert_eq!(peer.ask(heartbeat).await.ext.get(field::MUST_REGISTER), Some("true"));
     assert_eq!(peer.ask(route("Topic9999")).await.code, 0);
 }
+
+/// What tools list and keep at a name server.
+#[tokio::test]
+async fn lists_and_keys_for_tools() {
+    let namesrv = namesrv().await;
+    let mut broker = Peer::connect(&namesrv).await;
+    let leader = Broker::new("192.168.1.2:10911");
+    broker.register(&leader, 0, 7).await;
+    let mut tool = Peer::connect(&namesrv).await;
+    let ask = |code, fields: &[(&str, &str)]| {
+        fields.iter().fold(RemotingCommand::request(code, 0), |request, (name, value)| request.with_ext(name, value))
+    };
+    let of_cluster = |cluster: &str| ask(RequestCode::GET_TOPICS_BY_CLUSTER, &[("cluster", cluster)]);
+    assert_eq!(text(&tool.ask(of_cluster("DefaultCluster")).await), "{\"topicList\":[\"TopicTest\"]}");
+    assert_eq!(text(&tool.ask(of_cluster("Other")).await), "{\"topicList\":[]}");
+    let system = tool.ask(ask(RequestCode::GET_SYSTEM_TOPIC_LIST_FROM_NS, &[])).await;
+    let expected = r#"{"brokerAddr":"192.168.1.2:10911","topicList":["DefaultCluster","broker-a"]}"#;
+    assert_eq!(text(&system), expected);
+
+    let key = [("namespace", "N"), ("key", "k")];
+    let put = ask(RequestCode::PUT_KV_CONFIG, &[("namespace", "N"), ("key", "k"), ("value", "v")]);
+    assert_eq!(tool.ask(put).await.code, ResponseCode::SUCCESS);
+    assert_eq!(tool.ask(ask(RequestCode::GET_KV_CONFIG, &key)).await.ext.get("value"), Some("v"));
+    let list = ask(RequestCode::GET_KVLIST_BY_NAMESPACE, &[("namespace", "N")]);
+    assert_eq!(text(&tool.ask(list.clone()).await), r#"{"table":{"k":"v"}}"#);
+    assert_eq!(tool.ask(ask(RequestCode::DELETE_KV_CONFIG, &key)).await.code, ResponseCode::SUCCESS);
+    assert_eq!(tool.ask(ask(RequestCode::GET_KV_CONFIG, &key)).await.code, ResponseCode::QUERY_NOT_FOUND);
+    assert_eq!(tool.ask(list).await.code, ResponseCode::QUERY_NOT_FOUND);
+    assert_eq!(tool.ask(ask(RequestCode::GET_KV_CONFIG, &key[..1])).await.code, ResponseCode::INVALID_PARAMETER);
+
+    // Deleted at the name server alone, a topic comes back from the broker that has it.
+    let delete = ask(RequestCode::DELETE_TOPIC_IN_NAMESRV, &[("topic", "TopicTest")]);
+    assert_eq!(tool.ask(delete).await.code, ResponseCode::SUCCESS);
+    assert_eq!(tool.ask(route("TopicTest")).await.code, ResponseCode::TOPIC_NOT_EXIST);
+    let answer = broker.ask(leader.heartbeat(0, 7)).await;
+    assert_eq!(answer.ext.get(field::MUST_REGISTER), Some("true"));
+    broker.register(&leader, 0, 7).await;
+    assert_eq!(
+        text(&tool.ask(route("TopicTest")).await).len(),
+        ROUTE_GOLDEN.len() - ",\"2\":\"192.168.1.3:10911\"".len()
+    );
+}

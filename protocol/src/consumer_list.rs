@@ -73,4 +73,17 @@ pub struct GroupList {
 /// Most groups in a list that are read.
 pub const MAX_GROUPS: usize = crate::subscription_group::MAX_GROUPS;
 
-json::body!(ConsumerList, ConsumerConnection, ProducerConnection, GroupList);
+/// The answer to QUERY_SUBSCRIPTION_BY_CONSUMER.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GroupSubscription {
+    /// Consumer group.
+    pub group: String,
+    /// What it wants of the topic; absent when it does not subscribe to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subscription_data: Option<SubscriptionData>,
+    /// Topic.
+    pub topic: String,
+}
+
+json::body!(ConsumerList, ConsumerConnection, ProducerConnection, GroupList, GroupSubscription);

@@ -12,6 +12,8 @@ pub const MAX_TOPIC_LEN: usize = 127;
 pub const MAX_RETRY_TOPIC_LEN: usize = 255;
 /// Longest name of a group.
 pub const MAX_GROUP_LEN: usize = 120;
+/// Longest name of a producer group: clients derive some from other names.
+pub const MAX_PRODUCER_GROUP_LEN: usize = 255;
 
 /// Prefix of a group's retry topic.
 pub const RETRY_PREFIX: &str = "%RETRY%";
@@ -69,13 +71,13 @@ pub enum NameError {
     /// No name at all.
     #[error("{kind} name is empty")]
     Empty {
-        /// "topic" or "group".
+        /// "topic", "group" or "producer group".
         kind: &'static str,
     },
     /// Longer than allowed.
     #[error("{kind} name of {len} characters, the limit is {max}")]
     TooLong {
-        /// "topic" or "group".
+        /// "topic", "group" or "producer group".
         kind: &'static str,
         /// Its length.
         len: usize,
@@ -85,7 +87,7 @@ pub enum NameError {
     /// A character that no name may have.
     #[error("{kind} name contains {character:?}, allowed are letters, digits, '%', '|', '-' and '_'")]
     Character {
-        /// "topic" or "group".
+        /// "topic", "group" or "producer group".
         kind: &'static str,
         /// The first bad one.
         character: char,
@@ -107,6 +109,14 @@ pub fn check_topic(topic: &str) -> Result<(), NameError> {
 /// [`NameError`] saying what is wrong.
 pub fn check_group(group: &str) -> Result<(), NameError> {
     check("group", group, MAX_GROUP_LEN)
+}
+
+/// Checks a producer group's name: the characters of a topic, 1 to 255 of them.
+///
+/// # Errors
+/// [`NameError`] saying what is wrong.
+pub fn check_producer_group(group: &str) -> Result<(), NameError> {
+    check("producer group", group, MAX_PRODUCER_GROUP_LEN)
 }
 
 fn check(kind: &'static str, name: &str, max: usize) -> Result<(), NameError> {
@@ -187,6 +197,8 @@ mod tests {
         assert!(check_topic(&format!("%DLQ%{}", "g".repeat(251))).is_err());
         assert_eq!(check_group(&"g".repeat(120)), Ok(()));
         assert!(check_group(&"g".repeat(121)).is_err());
+        assert_eq!(check_producer_group(&"g".repeat(255)), Ok(()));
+        assert!(check_producer_group(&"g".repeat(256)).is_err() && check_producer_group("").is_err());
         for bad in ["a/b", "..", "a b", "tópico", "a\u{0}"] {
             assert!(matches!(check_topic(bad), Err(NameError::Character { .. })), "{bad:?}");
         }

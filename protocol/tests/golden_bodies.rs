@@ -1,7 +1,9 @@
 //! JSON bodies made by the official Java library: what it writes we read, and what we write is what it writes, apart from two
 //! things that all clients accept better: ids are quoted, and maps are sorted.
 
-use ledgermq_protocol::consumer_list::{ConsumerConnection, ConsumerList, GroupList, ProducerConnection};
+use ledgermq_protocol::consumer_list::{
+    ConsumerConnection, ConsumerList, GroupList, GroupSubscription, ProducerConnection,
+};
 use ledgermq_protocol::heartbeat::{ConsumeType, HeartbeatData, MessageModel, SubscriptionData};
 use ledgermq_protocol::json::Body;
 use ledgermq_protocol::json::object_map::MessageQueue;
@@ -9,7 +11,10 @@ use ledgermq_protocol::kv_table::KvTable;
 use ledgermq_protocol::lock::{LockBatchRequest, LockBatchResponse};
 use ledgermq_protocol::register::RegisterBrokerBody;
 use ledgermq_protocol::route::{BrokerMemberGroupBody, ClusterInfo, TopicList, TopicRouteData};
-use ledgermq_protocol::stats::{ConsumeStats, GetConsumerStatusBody, ResetOffsetBody, TopicStatsTable};
+use ledgermq_protocol::stats::{
+    AllConsumerOffsets, BrokerStatsData, ConsumeStats, ConsumeTimeSpans, GetConsumerStatusBody, ResetOffsetBody,
+    TopicStatsTable,
+};
 use ledgermq_protocol::subscription_group::{SubscriptionGroupConfig, SubscriptionGroupWrapper};
 use ledgermq_protocol::topic::{DataVersion, TopicConfigSerializeWrapper};
 
@@ -47,6 +52,8 @@ fn bodies_are_written_as_java_writes_them() {
     same::<KvTable>("json.KVTable");
     same::<TopicList>("json.TopicList");
     same::<GroupList>("json.GroupList");
+    same::<GroupSubscription>("json.QuerySubscriptionResponseBody");
+    same::<BrokerStatsData>("json.BrokerStatsData");
     same::<DataVersion>("json.DataVersion");
 }
 
@@ -63,6 +70,19 @@ fn ids_are_quoted() {
     assert_eq!(route.broker_datas[0].broker_addrs[&2], "192.168.1.3:10911");
     let empty = r#"{"brokerDatas":[],"filterServerTable":{},"queueDatas":[]}"#;
     assert_eq!(TopicRouteData::default().to_json(), empty);
+}
+
+/// Times of queues come with texts derived from them, which nobody needs; offsets of groups have numbers as keys.
+#[test]
+fn times_and_offsets_of_groups() {
+    let spans = ConsumeTimeSpans::from_json(text(FILE, "json.QueryConsumeTimeSpanBody").as_bytes()).unwrap();
+    let span = &spans.consume_time_span_set[0];
+    assert_eq!((span.min_time_stamp, span.max_time_stamp, span.consume_time_stamp, span.delay_time), (1, 2, 1, 5));
+    assert_eq!(span.message_queue, queue(0));
+    let java = br#"{"dataVersion":{"counter":1,"stateVersion":0,"timestamp":2},"offsetTable":{"T@g":{0:5,1:6}}}"#;
+    let all = AllConsumerOffsets::from_json(java).unwrap();
+    assert_eq!(all.offset_table["T@g"].0, [(0, 5), (1, 6)].into());
+    assert!(all.to_json().ends_with(br#""offsetTable":{"T@g":{"0":5,"1":6}}}"#));
 }
 
 fn queue(queue_id: i32) -> MessageQueue {

@@ -40,7 +40,7 @@ pub(super) fn digest(machine: &BrokerMachine) -> Result<u64, QueueError> {
         parts.bytes(&settings.encode_to_vec());
     }
     // Offsets outlive their group when it is deleted without them.
-    let with_offsets = tables.with_offsets(|offsets| offsets.group_names());
+    let with_offsets = tables.groups_with_offsets();
     parts.number(with_offsets.len() as u64);
     for group in with_offsets {
         parts.bytes(group.as_bytes());

@@ -9,8 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
+use ledgermq_protocol::consumer_list;
+use ledgermq_protocol::heartbeat::{ConsumeFromWhere, ConsumeType, MessageModel, SubscriptionData};
 use ledgermq_protocol::message::tags::TagFilter;
-use ledgermq_protocol::remoting::command::RemotingCommand;
+use ledgermq_protocol::remoting::command::{Language, RemotingCommand};
 use ledgermq_protocol::remoting::headers::group::NotifyConsumerIdsChanged;
 use ledgermq_protocol::remoting::request_code::RequestCode;
 use parking_lot::Mutex;
@@ -52,10 +54,29 @@ pub enum JoinError {
 pub struct Subscription {
     /// The expression as sent.
     pub expression: String,
+    /// Its type as sent: TAG, or one that this broker does not filter by.
+    pub expression_type: String,
     /// Which messages match; `None` when the expression is not of type TAG, which a pull refuses.
     pub filter: Option<Arc<TagFilter>>,
     /// Version, by the client's clock.
     pub version: i64,
+}
+
+impl Subscription {
+    /// As it came in a heartbeat.
+    pub(crate) fn data(&self, topic: &str) -> SubscriptionData {
+        let by_tags = SubscriptionData::by_tags(topic, &self.expression, self.version);
+        match (&self.filter, by_tags) {
+            (Some(_), Ok(data)) => data,
+            _ => SubscriptionData {
+                expression_type: self.expression_type.clone(),
+                sub_string: self.expression.clone(),
+                sub_version: self.version,
+                topic: topic.to_owned(),
+                ..SubscriptionData::default()
+            },
+        }
+    }
 }
 
 /// How a group consumes, as its last heartbeat said.
@@ -63,6 +84,33 @@ pub struct Subscription {
 pub struct Consumption {
     /// Every member gets every message; offsets stay with the clients.
     pub broadcasting: bool,
+    /// How its members get messages.
+    pub consume_type: ConsumeType,
+    /// Where it starts without an offset.
+    pub from_where: ConsumeFromWhere,
+}
+
+/// The program behind a connection, as its last heartbeat said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientInfo {
+    /// Its id, unique in the cluster.
+    pub client_id: String,
+    /// What it is written in.
+    pub language: Language,
+    /// Its version ordinal.
+    pub version: i32,
+}
+
+impl ClientInfo {
+    /// As tools are told of it.
+    pub(crate) fn listed(&self, connection: &Connection) -> consumer_list::Connection {
+        consumer_list::Connection {
+            client_addr: connection.peer().to_string(),
+            client_id: self.client_id.clone(),
+            language: self.language.name().to_owned(),
+            version: self.version,
+        }
+    }
 }
 
 /// What the table says to a pull without a subscription of its own.
@@ -101,7 +149,7 @@ struct Group {
 
 #[derive(Debug)]
 struct Member {
-    client_id: String,
+    client: ClientInfo,
     connection: Arc<Connection>,
     heard_at: Instant,
 }
@@ -112,7 +160,7 @@ pub struct Join<'a> {
     /// Group name.
     pub group: &'a str,
     /// The client.
-    pub client_id: &'a str,
+    pub client: &'a ClientInfo,
     /// How it consumes.
     pub consumption: Consumption,
     /// Topic and subscription, all of them.
@@ -149,8 +197,9 @@ impl ConsumerGroups {
         });
         group.consumption = join.consumption;
         group.notify = join.notify;
-        let member = Member { client_id: join.client_id.to_owned(), connection: Arc::clone(connection), heard_at: now };
-        let is_new = group.members.insert(connection.id(), member).is_none_or(|old| old.client_id != join.client_id);
+        let member = Member { client: join.client.clone(), connection: Arc::clone(connection), heard_at: now };
+        let old = group.members.insert(connection.id(), member);
+        let is_new = old.is_none_or(|old| old.client.client_id != join.client.client_id);
         let other_topics = group.subscribe(join.subscriptions);
         if is_new || other_topics {
             self.tell(join.group, group);
@@ -207,7 +256,7 @@ impl ConsumerGroups {
     pub fn client_ids(&self, group: &str) -> Vec<String> {
         let inner = self.inner.lock();
         let Some(group) = inner.groups.get(group) else { return Vec::new() };
-        let mut ids: Vec<String> = group.members.values().map(|member| member.client_id.clone()).collect();
+        let mut ids: Vec<String> = group.members.values().map(|member| member.client.client_id.clone()).collect();
         ids.sort_unstable();
         ids.dedup();
         ids
@@ -223,6 +272,36 @@ impl ConsumerGroups {
     /// Whether a live group is broadcasting; `None` without members here.
     pub fn consumption(&self, group: &str) -> Option<Consumption> {
         self.inner.lock().groups.get(group).map(|group| group.consumption)
+    }
+
+    /// Who is in a group, what it wants and how it consumes; `None` without members here.
+    pub fn connections(&self, group: &str) -> Option<consumer_list::ConsumerConnection> {
+        let inner = self.inner.lock();
+        let group = inner.groups.get(group)?;
+        let listed = |member: &Member| member.client.listed(&member.connection);
+        let mut connection_set: Vec<_> = group.members.values().map(listed).collect();
+        connection_set.sort_by(|a, b| (&a.client_id, &a.client_addr).cmp(&(&b.client_id, &b.client_addr)));
+        let subscriptions = group.subscriptions.iter();
+        Some(consumer_list::ConsumerConnection {
+            connection_set,
+            consume_from_where: group.consumption.from_where,
+            consume_type: group.consumption.consume_type,
+            message_model: if group.consumption.broadcasting {
+                MessageModel::Broadcasting
+            } else {
+                MessageModel::Clustering
+            },
+            subscription_table: subscriptions.map(|(topic, wanted)| (topic.clone(), wanted.data(topic))).collect(),
+        })
+    }
+
+    /// Names of the live groups that subscribe to a topic, sorted.
+    pub fn subscribers(&self, topic: &str) -> Vec<String> {
+        let inner = self.inner.lock();
+        let subscribe = inner.groups.iter().filter(|(_, group)| group.subscriptions.contains_key(topic));
+        let mut names: Vec<String> = subscribe.map(|(name, _)| name.clone()).collect();
+        names.sort_unstable();
+        names
     }
 
     /// Names of the live groups.
@@ -292,13 +371,26 @@ mod tests {
         Connection::new(id, SocketAddr::from(([127, 0, 0, 1], 1)), 1 << 20)
     }
 
-    fn join<'a>(client_id: &'a str, topics: &[(&str, i64)]) -> Join<'a> {
-        let subscription =
-            |version| Subscription { expression: "*".to_owned(), filter: Some(Arc::new(TagFilter::All)), version };
+    fn client(client_id: &str) -> ClientInfo {
+        ClientInfo { client_id: client_id.to_owned(), language: Language::Go, version: 5 }
+    }
+
+    fn join<'a>(client: &'a ClientInfo, topics: &[(&str, i64)]) -> Join<'a> {
+        let subscription = |version| Subscription {
+            expression: "*".to_owned(),
+            expression_type: "TAG".to_owned(),
+            filter: Some(Arc::new(TagFilter::All)),
+            version,
+        };
+        let consumption = Consumption {
+            broadcasting: false,
+            consume_type: ConsumeType::Passively,
+            from_where: ConsumeFromWhere::FirstOffset,
+        };
         Join {
             group: "g",
-            client_id,
-            consumption: Consumption { broadcasting: false },
+            client,
+            consumption,
             subscriptions: topics
                 .iter()
                 .map(|(topic, version)| ((*topic).to_owned(), subscription(*version)))
@@ -317,11 +409,11 @@ mod tests {
         let groups = ConsumerGroups::default();
         let (a, b) = (connection(1), connection(2));
         let now = Instant::now();
-        groups.join(&a, join("a", &[("T", 1)]), now).unwrap();
+        groups.join(&a, join(&client("a"), &[("T", 1)]), now).unwrap();
         assert_eq!(notices(&a), 1);
-        groups.join(&a, join("a", &[("T", 1)]), now).unwrap();
+        groups.join(&a, join(&client("a"), &[("T", 1)]), now).unwrap();
         assert_eq!(notices(&a), 1, "nothing changed");
-        groups.join(&b, join("b", &[("T", 1)]), now).unwrap();
+        groups.join(&b, join(&client("b"), &[("T", 1)]), now).unwrap();
         assert_eq!((notices(&a), notices(&b)), (2, 1));
         assert_eq!(groups.client_ids("g"), ["a", "b"]);
         groups.drop_connection(2);
@@ -331,14 +423,35 @@ mod tests {
         assert_eq!(groups.group_count(), 0);
     }
 
+    /// What tools print of a group is what its members said of themselves.
+    #[test]
+    fn a_group_is_listed_with_its_members() {
+        let groups = ConsumerGroups::default();
+        groups.join(&connection(1), join(&client("a"), &[("T", 5)]), Instant::now()).unwrap();
+        groups.join(&connection(2), join(&client("b"), &[("T", 5)]), Instant::now()).unwrap();
+        let listed = groups.connections("g").unwrap();
+        let of_a = &listed.connection_set[0];
+        assert_eq!((of_a.client_id.as_str(), of_a.client_addr.as_str()), ("a", "127.0.0.1:1"));
+        assert_eq!((of_a.language.as_str(), of_a.version, listed.connection_set.len()), ("GO", 5, 2));
+        assert_eq!(listed.subscription_table["T"], SubscriptionData::by_tags("T", "*", 5).unwrap());
+        assert_eq!((listed.consume_type, listed.message_model), (ConsumeType::Passively, MessageModel::Clustering));
+        assert_eq!(listed.consume_from_where, ConsumeFromWhere::FirstOffset);
+        assert_eq!((groups.subscribers("T"), groups.subscribers("U")), (vec!["g".to_owned()], Vec::new()));
+        assert!(groups.connections("h").is_none());
+        let sql =
+            Subscription { expression: "a > 1".into(), expression_type: "SQL92".into(), filter: None, version: 3 };
+        let data = sql.data("T");
+        assert_eq!((data.expression_type.as_str(), data.sub_string.as_str(), data.sub_version), ("SQL92", "a > 1", 3));
+    }
+
     /// A member that is silent must be dropped, others stay.
     #[test]
     fn silence_ends_a_membership() {
         let groups = ConsumerGroups::default();
         let (a, b) = (connection(1), connection(2));
         let start = Instant::now();
-        groups.join(&a, join("a", &[("T", 1)]), start).unwrap();
-        groups.join(&b, join("b", &[("T", 1)]), start + MEMBER_EXPIRY).unwrap();
+        groups.join(&a, join(&client("a"), &[("T", 1)]), start).unwrap();
+        groups.join(&b, join(&client("b"), &[("T", 1)]), start + MEMBER_EXPIRY).unwrap();
         groups.expire(start + MEMBER_EXPIRY + Duration::from_millis(1));
         assert_eq!(groups.client_ids("g"), ["b"]);
         assert_eq!(groups.inner.lock().by_connection.len(), 1);
@@ -351,11 +464,11 @@ mod tests {
         let a = connection(1);
         let now = Instant::now();
         assert_eq!(groups.subscription("g", "T"), Lookup::NoGroup);
-        groups.join(&a, join("a", &[("T", 5), ("U", 5)]), now).unwrap();
-        groups.join(&a, join("a", &[("T", 4)]), now).unwrap();
+        groups.join(&a, join(&client("a"), &[("T", 5), ("U", 5)]), now).unwrap();
+        groups.join(&a, join(&client("a"), &[("T", 4)]), now).unwrap();
         assert!(matches!(groups.subscription("g", "T"), Lookup::Found(found) if found.version == 5));
         assert_eq!(groups.subscription("g", "U"), Lookup::NotSubscribed);
-        groups.join(&a, join("a", &[("T", 6)]), now).unwrap();
+        groups.join(&a, join(&client("a"), &[("T", 6)]), now).unwrap();
         assert!(matches!(groups.subscription("g", "T"), Lookup::Found(found) if found.version == 6));
     }
 
@@ -365,7 +478,7 @@ mod tests {
         let groups = ConsumerGroups::default();
         let a = connection(1);
         a.close(crate::server::outbox::CloseReason::Peer);
-        groups.join(&a, join("a", &[("T", 1)]), Instant::now()).unwrap();
+        groups.join(&a, join(&client("a"), &[("T", 1)]), Instant::now()).unwrap();
         assert_eq!(groups.group_count(), 0);
     }
 
@@ -375,8 +488,9 @@ mod tests {
         let groups = ConsumerGroups::default();
         let a = connection(1);
         let names: Vec<String> = (0..=GROUPS_PER_CONNECTION_MAX).map(|n| format!("g{n}")).collect();
+        let client = client("a");
         let results: Vec<_> =
-            names.iter().map(|group| groups.join(&a, Join { group, ..join("a", &[]) }, Instant::now())).collect();
+            names.iter().map(|group| groups.join(&a, Join { group, ..join(&client, &[]) }, Instant::now())).collect();
         assert!(results[..GROUPS_PER_CONNECTION_MAX].iter().all(Result::is_ok));
         assert_eq!(results[GROUPS_PER_CONNECTION_MAX], Err(JoinError::GroupsOfConnection));
         assert_eq!(groups.group_count(), GROUPS_PER_CONNECTION_MAX);

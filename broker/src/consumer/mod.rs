@@ -1,5 +1,6 @@
-//! What the broker knows of live consumers: members of groups, and pulls that wait. In memory of each replica, never in the log.
+//! What a broker knows of its clients: members of consumer and producer groups, and the pulls that wait.
 
 pub mod group;
 pub mod long_poll;
+pub mod producers;
 pub mod wake;

@@ -6,7 +6,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use ledgermq_protocol::heartbeat::{ConsumerData, HeartbeatData, MessageModel, SubscriptionData, TYPE_TAG};
+use ledgermq_protocol::heartbeat::{
+    ConsumerData, HeartbeatData, MessageModel, ProducerData, SubscriptionData, TYPE_TAG,
+};
 use ledgermq_protocol::message::tags::TagFilter;
 use ledgermq_protocol::names;
 use ledgermq_protocol::remoting::command::RemotingCommand;
@@ -14,7 +16,7 @@ use ledgermq_protocol::remoting::headers::group::UnregisterClient;
 use ledgermq_protocol::remoting::response_code::ResponseCode;
 
 use super::{body, header};
-use crate::consumer::group::{CLIENT_ID_LEN_MAX, Consumption, Join, Subscription};
+use crate::consumer::group::{CLIENT_ID_LEN_MAX, ClientInfo, Consumption, Join, Subscription};
 use crate::replica::Replica;
 use crate::server::outbox::Responder;
 use crate::stamp::Refusal;
@@ -40,23 +42,37 @@ fn take(replica: &Arc<Replica>, request: &RemotingCommand, responder: &Responder
         names::check_group(&consumer.group_name)
             .map_err(|error| Refusal::new(ResponseCode::INVALID_PARAMETER, error.to_string()))?;
     }
+    let client = ClientInfo { client_id: data.client_id, language: request.language, version: request.version };
     for consumer in data.consumer_data_set {
         replica.ensure_group(&consumer.group_name);
         let notify = replica.tables().group(&consumer.group_name).is_none_or(|group| group.notify_consumer_ids_changed);
-        let join = join(&data.client_id, &consumer, notify);
+        let join = join(&client, &consumer, notify);
         replica
             .consumers
             .join(responder.connection(), join, Instant::now())
             .map_err(|error| Refusal::new(ResponseCode::SYSTEM_ERROR, error.to_string()))?;
     }
+    // One with a name that no send may bring is only not listed: its client may have consumers.
+    let named = |producer: &&ProducerData| names::check_producer_group(&producer.group_name).is_ok();
+    for producer in data.producer_data_set.iter().filter(named) {
+        replica
+            .producers
+            .join(responder.connection(), &producer.group_name, &client, Instant::now())
+            .map_err(|error| Refusal::new(ResponseCode::SYSTEM_ERROR, error.to_string()))?;
+    }
     Ok(())
 }
 
-fn join<'a>(client_id: &'a str, consumer: &'a ConsumerData, notify: bool) -> Join<'a> {
+fn join<'a>(client: &'a ClientInfo, consumer: &'a ConsumerData, notify: bool) -> Join<'a> {
+    let consumption = Consumption {
+        broadcasting: consumer.message_model == MessageModel::Broadcasting,
+        consume_type: consumer.consume_type,
+        from_where: consumer.consume_from_where,
+    };
     Join {
         group: &consumer.group_name,
-        client_id,
-        consumption: Consumption { broadcasting: consumer.message_model == MessageModel::Broadcasting },
+        client,
+        consumption,
         subscriptions: consumer
             .subscription_data_set
             .iter()
@@ -71,7 +87,12 @@ fn subscription(data: &SubscriptionData) -> Subscription {
         // An expression that names no tag matches nothing; its client could not have sent it.
         Arc::new(TagFilter::parse(&data.sub_string).unwrap_or(TagFilter::Codes(Vec::new())))
     });
-    Subscription { expression: data.sub_string.clone(), filter, version: data.sub_version }
+    Subscription {
+        expression: data.sub_string.clone(),
+        expression_type: data.expression_type.clone(),
+        filter,
+        version: data.sub_version,
+    }
 }
 
 /// Lets a client leave.
@@ -80,6 +101,9 @@ pub fn unregister(replica: &Arc<Replica>, request: &RemotingCommand, responder: 
         Ok(leaving) => {
             if let Some(group) = leaving.consumer_group {
                 replica.consumers.leave(responder.connection().id(), &group);
+            }
+            if let Some(group) = leaving.producer_group {
+                replica.producers.leave(responder.connection().id(), &group);
             }
             let answer = responder.command(ResponseCode::SUCCESS);
             responder.send(answer);

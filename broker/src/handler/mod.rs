@@ -5,7 +5,10 @@
 //! that is what the log is for.
 
 pub mod batch;
+pub mod broker_stats;
 pub mod client_config;
+pub mod connections;
+pub mod consume_stats;
 pub mod consumer_list;
 pub mod heartbeat;
 pub mod offset;
@@ -17,7 +20,10 @@ pub mod runtime_info;
 pub mod send;
 pub mod subscription_group;
 pub mod topic;
+pub mod topic_stats;
 pub mod view_message;
+
+use std::sync::Arc;
 
 use ledgermq_dledger::ReadError;
 use ledgermq_protocol::json::{Body, JsonError};
@@ -27,7 +33,10 @@ use ledgermq_protocol::remoting::response_code::ResponseCode;
 
 use crate::apply::QueueError;
 use crate::identity::Identity;
+use crate::replica::Replica;
+use crate::server::outbox::Responder;
 use crate::stamp::Refusal;
+use crate::tables::Topic;
 
 /// A missing or malformed field.
 pub(crate) fn bad_field(error: FieldError) -> Refusal {
@@ -47,6 +56,30 @@ pub(crate) fn header<H: Header>(request: &RemotingCommand) -> Result<H, Refusal>
 /// The body of a request.
 pub(crate) fn body<B: Body>(request: &RemotingCommand) -> Result<B, Refusal> {
     B::from_json(&request.body).map_err(bad_body)
+}
+
+/// The topic of this name, as applied here.
+pub(crate) fn topic_named(replica: &Replica, name: &str) -> Result<Arc<Topic>, Refusal> {
+    let not_there = || Refusal::new(ResponseCode::TOPIC_NOT_EXIST, format!("topic {name} does not exist"));
+    replica.tables().topic(name).ok_or_else(not_there)
+}
+
+/// Answers with what `fill` makes of an empty answer, on a thread that may wait for the disk.
+pub(crate) async fn answer_from_disk(
+    responder: Responder,
+    fill: impl FnOnce(RemotingCommand) -> Result<RemotingCommand, Refusal> + Send + 'static,
+) {
+    let answer = responder.command(ResponseCode::SUCCESS);
+    let empty = answer.clone();
+    let answer = match tokio::task::spawn_blocking(move || fill(empty)).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(refusal)) => refused(answer, refusal),
+        Err(error) => {
+            tracing::error!(%error, "a handler panicked");
+            refused(answer, Refusal::new(ResponseCode::SYSTEM_ERROR, "internal error"))
+        }
+    };
+    responder.send(answer);
 }
 
 impl From<QueueError> for Refusal {

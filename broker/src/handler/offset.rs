@@ -33,20 +33,27 @@ pub async fn query(replica: Arc<Replica>, request: RemotingCommand, responder: R
     responder.send(answer);
 }
 
-async fn answer_query(replica: &Replica, query: &QueryConsumerOffset, answer: RemotingCommand) -> RemotingCommand {
+/// Brings everything that a group has committed before into applied state of a leader that a quorum has just confirmed. When
+/// that cannot be done, `answer` becomes what the asker is told.
+pub(super) async fn unsettled(replica: &Replica, group: &str, answer: &RemotingCommand) -> Option<RemotingCommand> {
     let proposed: Vec<_> = {
         let mut offsets = replica.offsets.lock();
-        offsets.take_group(&query.consumer_group).into_iter().map(|command| replica.propose(command)).collect()
+        offsets.take_group(group).into_iter().map(|command| replica.propose(command)).collect()
     };
     for waiting in proposed {
         match outcome(waiting).await {
             // A commit whose topic is gone meanwhile is nobody's loss.
             Outcome::Answered(_) => {}
-            failure => return failed(answer, failure, replica.identity()),
+            failure => return Some(failed(answer.clone(), failure, replica.identity())),
         }
     }
-    if let Err(error) = replica.read_barrier().await {
-        return no_barrier(answer, &error, replica.identity());
+    let barrier = replica.read_barrier().await;
+    barrier.err().map(|error| no_barrier(answer.clone(), &error, replica.identity()))
+}
+
+async fn answer_query(replica: &Replica, query: &QueryConsumerOffset, answer: RemotingCommand) -> RemotingCommand {
+    if let Some(refusal) = unsettled(replica, &query.consumer_group, &answer).await {
+        return refusal;
     }
     let topic = replica.tables().topic(&query.topic);
     match stored_or_start(replica, query, topic.as_deref()) {

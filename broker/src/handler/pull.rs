@@ -139,6 +139,8 @@ fn finish(
         }
         Found::Beyond | Found::NothingNew => wait_or_answer(replica, pull, checked, responder, may_wait),
         Found::Messages(messages) => {
+            let count = messages.slices.len() as u64;
+            replica.stats.handed_out(&pull.consumer_group, checked.topic.key(), count, replica.now_ms());
             let answer = messages.answer(&responder, &checked);
             responder.send_slices(answer, messages.slices);
         }
@@ -196,6 +198,7 @@ async fn confirm_beyond(
 
 /// Parks a pull that found nothing, if it may wait; else says so.
 fn wait_or_answer(replica: &Arc<Replica>, pull: PullMessage, checked: Checked, responder: Responder, may_wait: bool) {
+    replica.stats.handed_out(&pull.consumer_group, checked.topic.key(), 0, replica.now_ms());
     let hold = Duration::from_millis(u64::try_from(pull.suspend_timeout_ms).unwrap_or(0)).min(HOLD_MAX);
     if !may_wait || pull.sys_flag & FLAG_SUSPEND == 0 || hold.is_zero() || responder.is_oneway() {
         return nothing_new(&pull, &checked, responder);

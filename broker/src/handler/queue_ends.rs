@@ -13,47 +13,45 @@ use ledgermq_protocol::remoting::request_code::RequestCode;
 use ledgermq_protocol::remoting::response_code::ResponseCode;
 
 use super::pull::record_at;
-use super::{header, no_barrier, refused};
+use super::{answer_from_disk, header, no_barrier, topic_named};
 use crate::apply::{self, Unit};
 use crate::replica::Replica;
 use crate::server::outbox::Responder;
 use crate::stamp::Refusal;
 use crate::tables::Topic;
 
+/// Store time where there is no message.
+pub(super) const NO_MESSAGE_MS: i64 = -1;
+
 /// Answers one of the four.
 pub async fn queue_ends(replica: Arc<Replica>, request: RemotingCommand, responder: Responder) {
-    let answer = responder.command(ResponseCode::SUCCESS);
-    let answer = match replica.read_barrier().await {
-        Err(error) => no_barrier(answer, &error, replica.identity()),
-        // A search reads the log, which may be cold.
-        Ok(()) => {
-            let found = tokio::task::spawn_blocking(move || answer_from_state(&replica, &request, answer)).await;
-            match found {
-                Ok(answer) => answer,
-                Err(error) => {
-                    tracing::error!(%error, "a search by time panicked");
-                    responder.command(ResponseCode::SYSTEM_ERROR).with_remark("internal error")
-                }
-            }
-        }
-    };
-    responder.send(answer);
+    if let Err(error) = replica.read_barrier().await {
+        let answer = no_barrier(responder.command(ResponseCode::SUCCESS), &error, replica.identity());
+        return responder.send(answer);
+    }
+    // A search reads the log, which may be cold.
+    answer_from_disk(responder, move |answer| answer_from_state(&replica, &request, answer)).await;
 }
 
-fn answer_from_state(replica: &Replica, request: &RemotingCommand, answer: RemotingCommand) -> RemotingCommand {
-    let filled = match request.code {
+fn answer_from_state(
+    replica: &Replica,
+    request: &RemotingCommand,
+    answer: RemotingCommand,
+) -> Result<RemotingCommand, Refusal> {
+    match request.code {
         RequestCode::GET_MAX_OFFSET => header(request).and_then(|asked: MaxOffset| {
             let (topic, queue) = queue_of(replica, &asked.topic, asked.queue_id)?;
-            Ok(answer.clone().with_header(&OffsetResponse { offset: topic.next_offset(queue) as i64 }))
+            Ok(answer.with_header(&OffsetResponse { offset: topic.next_offset(queue) as i64 }))
         }),
         RequestCode::GET_MIN_OFFSET => header(request).and_then(|asked: MinOffset| {
             let (topic, queue) = queue_of(replica, &asked.topic, asked.queue_id)?;
-            Ok(answer.clone().with_header(&OffsetResponse { offset: topic.min_offset(queue) as i64 }))
+            Ok(answer.with_header(&OffsetResponse { offset: topic.min_offset(queue) as i64 }))
         }),
         RequestCode::GET_EARLIEST_MSG_STORETIME => header(request).and_then(|asked: EarliestStoreTime| {
             let (topic, queue) = queue_of(replica, &asked.topic, asked.queue_id)?;
-            let timestamp_ms = earliest_store_time(replica, &topic, queue)?;
-            Ok(answer.clone().with_header(&EarliestStoreTimeResponse { timestamp_ms }))
+            let first = topic.min_offset(queue);
+            let timestamp_ms = store_time(replica, &topic, queue, first)?.unwrap_or(NO_MESSAGE_MS);
+            Ok(answer.with_header(&EarliestStoreTimeResponse { timestamp_ms }))
         }),
         _ => header(request).and_then(|asked: SearchOffset| {
             let (topic, queue) = queue_of(replica, &asked.topic, asked.queue_id)?;
@@ -63,23 +61,29 @@ fn answer_from_state(replica: &Replica, request: &RemotingCommand, answer: Remot
             };
             let store_ms = |unit: &Unit| record_at(replica, unit, |record| record.store_timestamp_ms());
             let offset = replica.queues.offset_by_time(&topic, queue, asked.timestamp_ms, boundary, store_ms)?;
-            Ok(answer.clone().with_header(&OffsetResponse { offset: offset as i64 }))
+            Ok(answer.with_header(&OffsetResponse { offset: offset as i64 }))
         }),
-    };
-    filled.unwrap_or_else(|refusal| refused(answer, refusal))
+    }
 }
 
 fn queue_of(replica: &Replica, topic: &str, queue_id: i32) -> Result<(Arc<Topic>, u32), Refusal> {
-    let Some(found) = replica.tables().topic(topic) else {
-        return Err(Refusal::new(ResponseCode::TOPIC_NOT_EXIST, format!("topic {topic} does not exist")));
-    };
+    let found = topic_named(replica, topic)?;
     let queue = u32::try_from(queue_id).map_err(|_| {
         Refusal::new(ResponseCode::INVALID_PARAMETER, format!("queue id {queue_id} of topic {topic} is negative"))
     })?;
     Ok((found, queue))
 }
 
-fn earliest_store_time(replica: &Replica, topic: &Topic, queue: u32) -> Result<i64, Refusal> {
-    let units = replica.queues.read(topic, queue, topic.min_offset(queue), 1)?;
-    units.first().map_or(Ok(-1), |unit| record_at(replica, unit, |record| record.store_timestamp_ms()))
+/// When the message at a queue offset was stored, ms since 1970; `None` when there is none.
+pub(super) fn store_time(
+    replica: &Replica,
+    topic: &Topic,
+    queue: u32,
+    queue_offset: u64,
+) -> Result<Option<i64>, Refusal> {
+    if !(topic.min_offset(queue)..topic.next_offset(queue)).contains(&queue_offset) {
+        return Ok(None);
+    }
+    let units = replica.queues.read(topic, queue, queue_offset, 1)?;
+    units.first().map(|unit| record_at(replica, unit, |record| record.store_timestamp_ms())).transpose()
 }

@@ -28,9 +28,6 @@ use crate::tables::Tables;
 /// Longest body of a message in bytes.
 pub const BODY_LEN_MAX: usize = record::DEFAULT_MAX_BODY_LEN;
 
-/// Longest name of a producer group: what Java clients allow.
-const PRODUCER_GROUP_LEN_MAX: usize = 255;
-
 /// Tries of a message before it becomes a dead letter, for a group that nobody configured.
 const RETRY_TIMES_DEFAULT: i32 = 16;
 
@@ -139,16 +136,10 @@ impl Target {
     }
 }
 
-/// Checks the names that a send brings. Producer groups may be longer than others: clients derive some from other names.
+/// Checks the names that a send brings.
 pub(super) fn check_names(header: &SendMessage<'_>) -> Result<(), Refusal> {
-    match names::check_group(header.producer_group) {
-        Ok(()) => {}
-        Err(NameError::TooLong { len, .. }) if len <= PRODUCER_GROUP_LEN_MAX => {}
-        Err(error) => {
-            let remark = format!("producer {error}");
-            return Err(Refusal::new(ResponseCode::INVALID_PARAMETER, remark));
-        }
-    }
+    names::check_producer_group(header.producer_group)
+        .map_err(|error| Refusal::new(ResponseCode::INVALID_PARAMETER, error.to_string()))?;
     let topic = header.topic;
     names::check_topic(topic).map_err(|error| {
         let code = match error {

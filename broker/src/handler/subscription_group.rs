@@ -1,4 +1,5 @@
-//! UPDATE_AND_CREATE_SUBSCRIPTIONGROUP and GET_ALL_SUBSCRIPTIONGROUP_CONFIG.
+//! Subscription groups: UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, GET_SUBSCRIPTIONGROUP_CONFIG and
+//! GET_ALL_SUBSCRIPTIONGROUP_CONFIG.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,10 +8,11 @@ use ledgermq_dledger::Outcome;
 use ledgermq_protocol::json::Body;
 use ledgermq_protocol::names;
 use ledgermq_protocol::remoting::command::RemotingCommand;
+use ledgermq_protocol::remoting::headers::topic::SubscriptionGroup;
 use ledgermq_protocol::remoting::response_code::ResponseCode;
 use ledgermq_protocol::subscription_group::{GroupRetryPolicy, SubscriptionGroupConfig, SubscriptionGroupWrapper};
 
-use super::{body, refused, topic};
+use super::{body, header, refused, topic};
 use crate::command::{Command, GroupSettings, PutSubscriptionGroup};
 use crate::replica::Replica;
 use crate::server::outbox::Responder;
@@ -40,6 +42,25 @@ fn prepare(request: &RemotingCommand) -> Result<PutSubscriptionGroup, Refusal> {
     let settings = settings_of(&config);
     settings.check().map_err(|error| illegal(error.to_string()))?;
     Ok(PutSubscriptionGroup { group: config.group_name, settings, replace: true })
+}
+
+/// Answers with the settings of one group.
+pub async fn config(replica: Arc<Replica>, request: RemotingCommand, responder: Responder) {
+    replica.catch_up().await;
+    let found = header(&request).and_then(|asked: SubscriptionGroup| {
+        let not_there = || {
+            let remark = format!("subscription group {} does not exist", asked.group);
+            Refusal::new(ResponseCode::SUBSCRIPTION_GROUP_NOT_EXIST, remark)
+        };
+        let settings = replica.tables().group(&asked.group).ok_or_else(not_there)?;
+        Ok(config_of(&asked.group, &settings))
+    });
+    let answer = responder.command(ResponseCode::SUCCESS);
+    let answer = match found {
+        Ok(config) => answer.with_body(config.to_json()),
+        Err(refusal) => refused(answer, refusal),
+    };
+    responder.send(answer);
 }
 
 /// Answers with all groups. Without a total a 5.4 client asks no second time.

@@ -1,4 +1,4 @@
-//! UPDATE_AND_CREATE_TOPIC and GET_ALL_TOPIC_CONFIG.
+//! Topics: UPDATE_AND_CREATE_TOPIC, GET_TOPIC_CONFIG, GET_ALL_TOPIC_CONFIG and GET_SYSTEM_TOPIC_LIST_FROM_BROKER.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,11 +7,12 @@ use ledgermq_dledger::Outcome;
 use ledgermq_protocol::json::Body;
 use ledgermq_protocol::names;
 use ledgermq_protocol::remoting::command::RemotingCommand;
-use ledgermq_protocol::remoting::headers::topic::CreateTopic;
+use ledgermq_protocol::remoting::headers::topic::{CreateTopic, TopicOnly};
 use ledgermq_protocol::remoting::response_code::ResponseCode;
+use ledgermq_protocol::route::TopicList;
 use ledgermq_protocol::topic::{DataVersion, TopicConfig, TopicConfigSerializeWrapper, TopicFilterType};
 
-use super::{header, refused};
+use super::{header, refused, topic_named};
 use crate::command::{Command, PutTopic, TopicSettings};
 use crate::replica::Replica;
 use crate::server::outbox::Responder;
@@ -39,10 +40,7 @@ fn prepare(replica: &Replica, request: &RemotingCommand) -> Result<PutTopic, Ref
     let wanted: CreateTopic = header(request)?;
     let illegal = |remark: String| Refusal::new(ResponseCode::INVALID_PARAMETER, remark);
     names::check_topic(&wanted.topic).map_err(|error| illegal(error.to_string()))?;
-    let identity = replica.identity();
-    if names::is_system_topic(&wanted.topic) || [&identity.cluster, &identity.broker_name].contains(&&wanted.topic) {
-        return Err(illegal(format!("topic {} belongs to the system", wanted.topic)));
-    }
+    check_not_system(replica, &wanted.topic)?;
     let count = |what: &str, value: i32| {
         u32::try_from(value).map_err(|_| illegal(format!("{what} is {value}, must not be negative")))
     };
@@ -62,6 +60,15 @@ fn prepare(replica: &Replica, request: &RemotingCommand) -> Result<PutTopic, Ref
     Ok(PutTopic { topic: wanted.topic, settings, replace: true })
 }
 
+fn check_not_system(replica: &Replica, topic: &str) -> Result<(), Refusal> {
+    let identity = replica.identity();
+    if names::is_system_topic(topic) || [identity.cluster.as_str(), &identity.broker_name].contains(&topic) {
+        let remark = format!("topic {topic} belongs to the system");
+        return Err(Refusal::new(ResponseCode::INVALID_PARAMETER, remark));
+    }
+    Ok(())
+}
+
 /// Carries out "+key=value,-key".
 fn change_attributes(attributes: &mut BTreeMap<String, String>, changes: &str) -> Result<(), String> {
     for change in changes.split(',').map(str::trim).filter(|change| !change.is_empty()) {
@@ -74,6 +81,29 @@ fn change_attributes(attributes: &mut BTreeMap<String, String>, changes: &str) -
         }
     }
     Ok(())
+}
+
+/// Answers with the settings of one topic. Static topics, of which a caller may ask with `lo`, there are none.
+pub async fn config(replica: Arc<Replica>, request: RemotingCommand, responder: Responder) {
+    replica.catch_up().await;
+    let topic = header(&request).and_then(|asked: TopicOnly| topic_named(&replica, &asked.topic));
+    let answer = responder.command(ResponseCode::SUCCESS);
+    let answer = match topic {
+        Ok(topic) => answer.with_body(topic_config(&topic).to_json()),
+        Err(refusal) => refused(answer, refusal),
+    };
+    responder.send(answer);
+}
+
+/// Answers with the topics that belong to the system and exist here, and the names that no topic may have.
+pub fn system_topics(replica: &Replica, responder: Responder) {
+    let identity = replica.identity();
+    let mut topic_list = vec![identity.cluster.clone(), identity.broker_name.clone()];
+    let topics = replica.tables().topics();
+    topic_list.extend(topics.iter().map(|topic| topic.name().to_string()).filter(|name| names::is_system_topic(name)));
+    let body = TopicList { broker_addr: None, topic_list }.to_json();
+    let answer = responder.command(ResponseCode::SUCCESS).with_body(body);
+    responder.send(answer);
 }
 
 /// Answers with all topics. Without a total a 5.4 client asks no second time.

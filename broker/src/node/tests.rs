@@ -2,6 +2,7 @@
 
 mod fixture;
 mod follower;
+mod listing;
 mod membership;
 mod offsets;
 mod pulls;

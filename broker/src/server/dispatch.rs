@@ -13,8 +13,8 @@ use super::connection::Service;
 use super::forward::{Forwarder, is_for_leader};
 use super::outbox::{Connection, Responder};
 use crate::handler::{
-    batch, client_config, consumer_list, heartbeat, offset, pull, query_message, queue_ends, raft_status, runtime_info,
-    send, subscription_group, topic, view_message,
+    batch, broker_stats, client_config, connections, consume_stats, consumer_list, heartbeat, offset, pull, query_message,
+    queue_ends, raft_status, runtime_info, send, subscription_group, topic, topic_stats, view_message,
 };
 use crate::replica::Replica;
 
@@ -58,6 +58,7 @@ impl Service for Dispatch {
     fn closed(&self, connection: &Arc<Connection>) {
         let replica = &self.here.replica;
         replica.consumers.drop_connection(connection.id());
+        replica.producers.drop_connection(connection.id());
         if connection.has_parked.load(Ordering::Relaxed) {
             replica.pulls.drop_connection(connection.id());
         }
@@ -125,7 +126,29 @@ impl Here {
                 spawn(responder, |to| subscription_group::create(shared(), request, to));
             }
             RequestCode::GET_ALL_SUBSCRIPTIONGROUP_CONFIG => subscription_group::all_groups(replica, responder),
-            RequestCode::GET_BROKER_RUNTIME_INFO => runtime_info::runtime_info(replica, responder),
+            RequestCode::GET_BROKER_RUNTIME_INFO => spawn(responder, |to| runtime_info::runtime_info(shared(), to)),
+            RequestCode::GET_TOPIC_CONFIG => spawn(responder, |to| topic::config(shared(), request, to)),
+            RequestCode::GET_SYSTEM_TOPIC_LIST_FROM_BROKER => topic::system_topics(replica, responder),
+            RequestCode::GET_SUBSCRIPTIONGROUP_CONFIG => {
+                spawn(responder, |to| subscription_group::config(shared(), request, to));
+            }
+            RequestCode::GET_TOPIC_STATS_INFO => spawn(responder, |to| topic_stats::topic_stats(shared(), request, to)),
+            RequestCode::GET_CONSUME_STATS => {
+                spawn(responder, |to| consume_stats::consume_stats(shared(), request, to));
+            }
+            RequestCode::QUERY_CONSUME_TIME_SPAN => {
+                spawn(responder, |to| consume_stats::time_spans(shared(), request, to));
+            }
+            RequestCode::GET_ALL_CONSUMER_OFFSET => spawn(responder, |to| consume_stats::all_offsets(shared(), to)),
+            RequestCode::VIEW_BROKER_STATS_DATA => {
+                spawn(responder, |to| broker_stats::broker_stats(shared(), request, to));
+            }
+            RequestCode::GET_CONSUMER_CONNECTION_LIST
+            | RequestCode::GET_PRODUCER_CONNECTION_LIST
+            | RequestCode::QUERY_SUBSCRIPTION_BY_CONSUMER => connections::connections(replica, &request, responder),
+            RequestCode::QUERY_TOPIC_CONSUME_BY_WHO | RequestCode::QUERY_TOPICS_BY_CONSUMER => {
+                spawn(responder, |to| connections::who_consumes(shared(), request, to));
+            }
             RequestCode::VIEW_MESSAGE_BY_ID => spawn(responder, |to| view_message::view_message(shared(), request, to)),
             RequestCode::QUERY_MESSAGE => spawn(responder, |to| query_message::query_message(shared(), request, to)),
             extension::code::LEDGER_RAFT_STATUS | extension::code::LEDGER_STATE_DIGEST => {

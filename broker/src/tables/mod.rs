@@ -83,6 +83,20 @@ impl Tables {
         self.offsets.read().of_group(group)
     }
 
+    /// Names of the groups with committed offsets, sorted; they outlive their group when it is deleted without them.
+    pub fn groups_with_offsets(&self) -> Vec<Arc<str>> {
+        self.offsets.read().group_names()
+    }
+
+    /// Names of the groups with a committed offset for this incarnation of a topic, sorted.
+    pub fn groups_of_topic(&self, topic: &TopicKey) -> Vec<Arc<str>> {
+        let offsets = self.offsets.read();
+        let mut groups: Vec<Arc<str>> = offsets.of_topic(topic).map(|(group, _)| group.clone()).collect();
+        groups.sort();
+        groups.dedup();
+        groups
+    }
+
     /// Number of committed offsets.
     pub fn offset_count(&self) -> usize {
         self.offsets.read().len()

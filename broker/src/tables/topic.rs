@@ -88,6 +88,11 @@ impl Topic {
         self.queues.get(queue as usize).map_or(0, |ends| ends.next.load(Ordering::Acquire))
     }
 
+    /// Messages that it ever got, those that are gone included.
+    pub fn messages(&self) -> u64 {
+        self.queues.iter().map(|ends| ends.next.load(Ordering::Acquire)).sum()
+    }
+
     /// Offset of the first message kept; 0 for a queue that does not exist.
     pub fn min_offset(&self, queue: u32) -> u64 {
         self.queues.get(queue as usize).map_or(0, |ends| ends.min.load(Ordering::Acquire))

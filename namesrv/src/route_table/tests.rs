@@ -342,3 +342,33 @@ proptest! {
         }
     }
 }
+
+/// A topic that a tool deletes must leave the routes at once, and one that the leader still has must come back with whatever it
+/// says next.
+#[test]
+fn a_forgotten_topic_comes_back_only_from_its_leader() {
+    let mut table = table();
+    let full = || registration("a:1", 0, 1);
+    table.register(full(), 0).unwrap();
+    table.register(registration("b:1", 2, 1), 0).unwrap();
+    let epoch = Epoch { group: Some(Uuid::from_u128(1)), term: 1 };
+    let beat = |table: &mut RouteTable, addr: &str, id| table.heartbeat(&key(addr), Some((id, epoch)), 97, 1);
+    table.forget_topic("TopicTest", Some("D"));
+    assert!(table.route("TopicTest").is_some(), "of another cluster");
+    let generation = table.generation();
+    table.forget_topic("TopicTest", Some("C"));
+    table.assert_consistent();
+    assert!(table.route("TopicTest").is_none() && table.topics_of_cluster("C").is_empty());
+    assert!(table.generation() > generation, "watchers must be woken");
+    assert_eq!(beat(&mut table, "b:1", 2), Sign::Known(DataVersion::default()), "a follower has nothing to tell");
+    assert_eq!(beat(&mut table, "a:1", 0), Sign::Unknown);
+    let partial = Registration { topics: vec![("Other".to_owned(), queues(1))], partial: true, ..full() };
+    assert!(matches!(table.register(partial, 2), Err(RegisterRefused::PartialUnknown { .. })));
+    table.register(full(), 3).unwrap();
+    assert_eq!(table.topics_of_cluster("C"), ["TopicTest"]);
+    assert_eq!(beat(&mut table, "a:1", 0), Sign::Known(DataVersion::default()));
+    table.forget_topic("TopicTest", None);
+    table.register(Registration { topics: Vec::new(), ..full() }, 4).unwrap();
+    assert!(table.route("TopicTest").is_none(), "the leader has deleted it");
+    table.assert_consistent();
+}

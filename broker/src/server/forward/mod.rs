@@ -68,6 +68,10 @@ fn is_read(code: i32) -> bool {
             | RequestCode::GET_MIN_OFFSET
             | RequestCode::GET_EARLIEST_MSG_STORETIME
             | RequestCode::SEARCH_OFFSET_BY_TIMESTAMP
+            | RequestCode::GET_TOPIC_STATS_INFO
+            | RequestCode::GET_CONSUME_STATS
+            | RequestCode::QUERY_CONSUME_TIME_SPAN
+            | RequestCode::GET_ALL_CONSUMER_OFFSET
     )
 }
 

@@ -41,5 +41,23 @@ headers! {
         consumer_group: String = "consumerGroup",
         /// Only this topic.
         topic: Option<String> = "topic",
+        /// Only these topics, joined by ';'.
+        topic_list: Option<String> = "topicList",
+    }
+
+    /// QUERY_CONSUME_TIME_SPAN and QUERY_SUBSCRIPTION_BY_CONSUMER.
+    TopicAndGroup {
+        /// Topic.
+        topic: String = "topic",
+        /// Consumer group.
+        group: String = "group",
+    }
+
+    /// VIEW_BROKER_STATS_DATA. The answer's body is [`crate::stats::BrokerStatsData`].
+    ViewBrokerStats {
+        /// What is counted, see [`crate::stats::name`].
+        stats_name: String = "statsName",
+        /// Of what: a topic, "topic@group" or a cluster.
+        stats_key: String = "statsKey",
     }
 }

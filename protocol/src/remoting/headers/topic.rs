@@ -39,13 +39,13 @@ headers! {
         cluster_name: Option<String> = "clusterName",
     }
 
-    /// GET_TOPIC_CONFIG and GET_TOPIC_STATS_INFO.
+    /// GET_TOPIC_CONFIG, GET_TOPIC_STATS_INFO and QUERY_TOPIC_CONSUME_BY_WHO.
     TopicOnly {
         /// Topic.
         topic: String = "topic",
     }
 
-    /// GET_SUBSCRIPTIONGROUP_CONFIG.
+    /// GET_SUBSCRIPTIONGROUP_CONFIG and QUERY_TOPICS_BY_CONSUMER.
     SubscriptionGroup {
         /// Group.
         group: String = "group",
