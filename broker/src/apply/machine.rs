@@ -233,6 +233,7 @@ impl BrokerMachine {
                 Effect::TopicPut(topic) => round.topics.push(topic.key().clone()),
                 Effect::TopicDropped(topic) => {
                     round.topics.push(topic.key().clone());
+                    round.dropped.push(topic.key().clone());
                     if !plant::on(Bug::IncarnationIgnored) {
                         self.dropped.push(topic.key().clone());
                     }

@@ -23,6 +23,8 @@ pub struct Round {
     pub queues: Vec<QueueAdvance>,
     /// Topics that were made, changed or deleted, in log order: what they are now is in the tables.
     pub topics: Vec<TopicKey>,
+    /// Those topics among them that were deleted.
+    pub dropped: Vec<TopicKey>,
     /// Subscription groups that were made, changed or deleted, in log order.
     pub groups: Vec<Arc<str>>,
 }

@@ -78,6 +78,14 @@ impl<P> ParkedPulls<P> {
         woken.into_iter().filter_map(|ticket| inner.remove(ticket)).collect()
     }
 
+    /// Takes out all pulls of a topic: it is gone.
+    pub fn wake_topic(&self, incarnation: u64) -> Vec<P> {
+        let mut inner = self.inner.lock();
+        let queues = inner.by_queue.iter().filter(|(queue, _)| queue.incarnation == incarnation);
+        let tickets: Vec<u64> = queues.flat_map(|(_, tickets)| tickets.iter().copied()).collect();
+        tickets.into_iter().filter_map(|ticket| inner.remove(ticket)).collect()
+    }
+
     /// Takes out the pulls whose time is over.
     pub fn expire(&self, now: Instant) -> Vec<P> {
         let mut inner = self.inner.lock();

@@ -51,6 +51,11 @@ impl ApplyObserver for Waker {
                 let _ = self.woken.send(pull);
             }
         }
+        for topic in &round.dropped {
+            for pull in self.pulls.wake_topic(topic.incarnation) {
+                let _ = self.woken.send(pull);
+            }
+        }
         self.applied.send_replace(round.applied.index);
         if !round.topics.is_empty() {
             self.topics_changed.send_replace(round.applied.index);

@@ -25,17 +25,19 @@ pub mod view_message;
 
 use std::sync::Arc;
 
-use ledgermq_dledger::ReadError;
+use ledgermq_dledger::{Outcome, ReadError};
 use ledgermq_protocol::json::{Body, JsonError};
 use ledgermq_protocol::remoting::command::RemotingCommand;
 use ledgermq_protocol::remoting::headers::{FieldError, Header};
 use ledgermq_protocol::remoting::response_code::ResponseCode;
 
 use crate::apply::QueueError;
+use crate::command::Command;
 use crate::identity::Identity;
 use crate::replica::Replica;
 use crate::server::outbox::Responder;
-use crate::stamp::Refusal;
+use crate::server::ticket::failed;
+use crate::stamp::{Answer, Refusal};
 use crate::tables::Topic;
 
 /// A missing or malformed field.
@@ -62,6 +64,17 @@ pub(crate) fn body<B: Body>(request: &RemotingCommand) -> Result<B, Refusal> {
 pub(crate) fn topic_named(replica: &Replica, name: &str) -> Result<Arc<Topic>, Refusal> {
     let not_there = || Refusal::new(ResponseCode::TOPIC_NOT_EXIST, format!("topic {name} does not exist"));
     replica.tables().topic(name).ok_or_else(not_there)
+}
+
+/// `answer`, once a command is in the log and visible here; or what became of it instead.
+pub(crate) async fn carried_out(replica: &Replica, command: Command, answer: RemotingCommand) -> RemotingCommand {
+    match replica.call(command).await {
+        Outcome::Answered(Answer::Done { index }) => {
+            replica.applied(index).await;
+            answer
+        }
+        failure => failed(answer, failure, replica.identity()),
+    }
 }
 
 /// Answers with what `fill` makes of an empty answer, on a thread that may wait for the disk.

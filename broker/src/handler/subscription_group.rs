@@ -1,36 +1,28 @@
-//! Subscription groups: UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, GET_SUBSCRIPTIONGROUP_CONFIG and
+//! Subscription groups: UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, DELETE_SUBSCRIPTIONGROUP, GET_SUBSCRIPTIONGROUP_CONFIG and
 //! GET_ALL_SUBSCRIPTIONGROUP_CONFIG.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ledgermq_dledger::Outcome;
 use ledgermq_protocol::json::Body;
 use ledgermq_protocol::names;
 use ledgermq_protocol::remoting::command::RemotingCommand;
-use ledgermq_protocol::remoting::headers::topic::SubscriptionGroup;
+use ledgermq_protocol::remoting::headers::topic::{self as headers, SubscriptionGroup};
 use ledgermq_protocol::remoting::response_code::ResponseCode;
 use ledgermq_protocol::subscription_group::{GroupRetryPolicy, SubscriptionGroupConfig, SubscriptionGroupWrapper};
 
-use super::{body, header, refused, topic};
-use crate::command::{Command, GroupSettings, PutSubscriptionGroup};
+use super::{body, carried_out, header, refused, topic};
+use crate::command::{Command, DeleteSubscriptionGroup, GroupSettings, PutSubscriptionGroup};
 use crate::replica::Replica;
 use crate::server::outbox::Responder;
-use crate::server::ticket::failed;
-use crate::stamp::{Answer, Refusal};
+use crate::stamp::Refusal;
 
 /// Creates a subscription group or changes its settings; answers once the change is in the log and visible here.
 pub async fn create(replica: Arc<Replica>, request: RemotingCommand, responder: Responder) {
     let answer = responder.command(ResponseCode::SUCCESS);
     let answer = match prepare(&request) {
         Err(refusal) => refused(answer, refusal),
-        Ok(put) => match replica.call(Command::PutSubscriptionGroup(put)).await {
-            Outcome::Answered(Answer::Done { index }) => {
-                replica.applied(index).await;
-                answer
-            }
-            failure => failed(answer, failure, replica.identity()),
-        },
+        Ok(put) => carried_out(&replica, Command::PutSubscriptionGroup(put), answer).await,
     };
     responder.send(answer);
 }
@@ -42,6 +34,27 @@ fn prepare(request: &RemotingCommand) -> Result<PutSubscriptionGroup, Refusal> {
     let settings = settings_of(&config);
     settings.check().map_err(|error| illegal(error.to_string()))?;
     Ok(PutSubscriptionGroup { group: config.group_name, settings, replace: true })
+}
+
+/// Deletes a subscription group, with its offsets when that is asked for; answers once that is in the log and visible here. One
+/// that does not exist is no error. A member that still runs makes it anew with its next heartbeat.
+pub async fn delete(replica: Arc<Replica>, request: RemotingCommand, responder: Responder) {
+    let answer = responder.command(ResponseCode::SUCCESS);
+    let answer = match prepare_delete(&request) {
+        Err(refusal) => refused(answer, refusal),
+        Ok(delete) => carried_out(&replica, Command::DeleteSubscriptionGroup(delete), answer).await,
+    };
+    responder.send(answer);
+}
+
+fn prepare_delete(request: &RemotingCommand) -> Result<DeleteSubscriptionGroup, Refusal> {
+    let headers::DeleteSubscriptionGroup { group, clean_offset } = header(request)?;
+    let illegal = |remark: String| Refusal::new(ResponseCode::INVALID_PARAMETER, remark);
+    names::check_group(&group).map_err(|error| illegal(error.to_string()))?;
+    if names::is_system_group(&group) {
+        return Err(illegal(format!("subscription group {group} belongs to the system")));
+    }
+    Ok(DeleteSubscriptionGroup { group, clean_offsets: clean_offset.unwrap_or(false) })
 }
 
 /// Answers with the settings of one group.

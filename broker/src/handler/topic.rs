@@ -1,23 +1,22 @@
-//! Topics: UPDATE_AND_CREATE_TOPIC, GET_TOPIC_CONFIG, GET_ALL_TOPIC_CONFIG and GET_SYSTEM_TOPIC_LIST_FROM_BROKER.
+//! Topics: UPDATE_AND_CREATE_TOPIC, DELETE_TOPIC_IN_BROKER, GET_TOPIC_CONFIG, GET_ALL_TOPIC_CONFIG and
+//! GET_SYSTEM_TOPIC_LIST_FROM_BROKER.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ledgermq_dledger::Outcome;
 use ledgermq_protocol::json::Body;
 use ledgermq_protocol::names;
 use ledgermq_protocol::remoting::command::RemotingCommand;
-use ledgermq_protocol::remoting::headers::topic::{CreateTopic, TopicOnly};
+use ledgermq_protocol::remoting::headers::topic::{CreateTopic, DeleteTopicInBroker, TopicOnly};
 use ledgermq_protocol::remoting::response_code::ResponseCode;
 use ledgermq_protocol::route::TopicList;
 use ledgermq_protocol::topic::{DataVersion, TopicConfig, TopicConfigSerializeWrapper, TopicFilterType};
 
-use super::{header, refused, topic_named};
-use crate::command::{Command, PutTopic, TopicSettings};
+use super::{carried_out, header, refused, topic_named};
+use crate::command::{Command, DeleteTopic, PutTopic, TopicSettings};
 use crate::replica::Replica;
 use crate::server::outbox::Responder;
-use crate::server::ticket::failed;
-use crate::stamp::{Answer, Refusal};
+use crate::stamp::Refusal;
 use crate::tables::{Tables, Topic};
 
 /// Creates a topic or changes its settings; answers once the change is in the log and visible here.
@@ -25,13 +24,7 @@ pub async fn create(replica: Arc<Replica>, request: RemotingCommand, responder: 
     let answer = responder.command(ResponseCode::SUCCESS);
     let answer = match prepare(&replica, &request) {
         Err(refusal) => refused(answer, refusal),
-        Ok(put) => match replica.call(Command::PutTopic(put)).await {
-            Outcome::Answered(Answer::Done { index }) => {
-                replica.applied(index).await;
-                answer
-            }
-            failure => failed(answer, failure, replica.identity()),
-        },
+        Ok(put) => carried_out(&replica, Command::PutTopic(put), answer).await,
     };
     responder.send(answer);
 }
@@ -58,6 +51,24 @@ fn prepare(replica: &Replica, request: &RemotingCommand) -> Result<PutTopic, Ref
     };
     settings.check().map_err(|error| illegal(error.to_string()))?;
     Ok(PutTopic { topic: wanted.topic, settings, replace: true })
+}
+
+/// Deletes a topic with its messages and the offsets committed for it; answers once that is in the log and visible here. One
+/// that does not exist is no error: whoever repeats a deletion wants it gone.
+pub async fn delete(replica: Arc<Replica>, request: RemotingCommand, responder: Responder) {
+    let answer = responder.command(ResponseCode::SUCCESS);
+    let answer = match prepare_delete(&replica, &request) {
+        Err(refusal) => refused(answer, refusal),
+        Ok(delete) => carried_out(&replica, Command::DeleteTopic(delete), answer).await,
+    };
+    responder.send(answer);
+}
+
+fn prepare_delete(replica: &Replica, request: &RemotingCommand) -> Result<DeleteTopic, Refusal> {
+    let DeleteTopicInBroker { topic } = header(request)?;
+    names::check_topic(&topic).map_err(|error| Refusal::new(ResponseCode::INVALID_PARAMETER, error.to_string()))?;
+    check_not_system(replica, &topic)?;
+    Ok(DeleteTopic { topic })
 }
 
 fn check_not_system(replica: &Replica, topic: &str) -> Result<(), Refusal> {

@@ -13,8 +13,8 @@ use super::connection::Service;
 use super::forward::{Forwarder, is_for_leader};
 use super::outbox::{Connection, Responder};
 use crate::handler::{
-    batch, broker_stats, client_config, connections, consume_stats, consumer_list, heartbeat, offset, pull, query_message,
-    queue_ends, raft_status, runtime_info, send, subscription_group, topic, topic_stats, view_message,
+    batch, broker_stats, client_config, connections, consume_stats, consumer_list, heartbeat, offset, pull,
+    query_message, queue_ends, raft_status, runtime_info, send, subscription_group, topic, topic_stats, view_message,
 };
 use crate::replica::Replica;
 
@@ -127,6 +127,10 @@ impl Here {
             }
             RequestCode::GET_ALL_SUBSCRIPTIONGROUP_CONFIG => subscription_group::all_groups(replica, responder),
             RequestCode::GET_BROKER_RUNTIME_INFO => spawn(responder, |to| runtime_info::runtime_info(shared(), to)),
+            RequestCode::DELETE_TOPIC_IN_BROKER => spawn(responder, |to| topic::delete(shared(), request, to)),
+            RequestCode::DELETE_SUBSCRIPTIONGROUP => {
+                spawn(responder, |to| subscription_group::delete(shared(), request, to));
+            }
             RequestCode::GET_TOPIC_CONFIG => spawn(responder, |to| topic::config(shared(), request, to)),
             RequestCode::GET_SYSTEM_TOPIC_LIST_FROM_BROKER => topic::system_topics(replica, responder),
             RequestCode::GET_SUBSCRIPTIONGROUP_CONFIG => {

@@ -105,8 +105,7 @@ pub enum AutoCreate {
 pub enum Answer {
     /// The messages are committed.
     Sent(Sent),
-    /// The command is committed as, or was already contained in, the entry with this Raft index; what it changed can be
-    /// read once applied has reached it.
+    /// The command is committed as the entry with this Raft index; what it changed can be read once applied has reached it.
     Done {
         /// Raft index.
         index: u64,

@@ -239,21 +239,18 @@ fn admit_command(
             return Err(Refusal::new(ResponseCode::SYSTEM_ERROR, "the group has its constants already"));
         }
         Command::PutTopic(put) => {
-            if let Some(topic) = projection.topics.get(put.topic.as_str())
-                && !put.replace
-            {
-                return Ok(already_there(topic.incarnation, tables));
-            }
-            let more = projection.topics.get(put.topic.as_str()).map_or(0, |topic| topic.next.len() as u32);
-            if more == 0 {
-                check_room_for_topic(projection, put.settings.queues())?;
-            } else {
-                check_room_for_queues(projection, put.settings.queues().saturating_sub(more))?;
+            let known = projection.topics.get(put.topic.as_str()).map(|topic| topic.next.len() as u32);
+            match known {
+                // Also a creation that finds its topic is appended: only the quorum can tell that this leader's view is not an
+                // old one.
+                Some(_) if !put.replace => return Ok(Verdict::Take { len, records: 0 }),
+                Some(queues) => check_room_for_queues(projection, put.settings.queues().saturating_sub(queues))?,
+                None => check_room_for_topic(projection, put.settings.queues())?,
             }
             projection.put_topic(put.topic.as_str().into(), put.settings.clone(), incarnation_of(index));
         }
         Command::DeleteTopic(delete) => {
-            // Also one that is not there is appended: only the quorum can tell that this leader's view is not an old one.
+            // As with creations: one that is not there, or is being deleted already, has an entry of its own all the same.
             projection.drop_topic(&delete.topic);
         }
         Command::PutSubscriptionGroup(put) => {
@@ -276,16 +273,6 @@ fn admit_command(
         }
     }
     Ok(Verdict::Take { len: command.encoded_len(), records: 0 })
-}
-
-/// A topic that a creation without `replace` finds: nothing to append, but the answer may have to wait for its creator.
-fn already_there(incarnation: u64, tables: &Tables) -> Verdict<Answer> {
-    let applied = tables.applied_index();
-    if incarnation <= applied {
-        Verdict::Refuse(Answer::Done { index: applied })
-    } else {
-        Verdict::Join { index: incarnation, answer: Answer::Done { index: incarnation } }
-    }
 }
 
 /// One commit is answered for itself; of many, those that cannot be are left out, for nobody waits for them.
