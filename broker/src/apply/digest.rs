@@ -51,6 +51,16 @@ pub(super) fn digest(machine: &BrokerMachine) -> Result<u64, QueueError> {
             parts.number(kept.offset);
         }
     }
+    let locks = tables.locks();
+    parts.number(locks.len() as u64);
+    for (key, lock) in locks {
+        parts.bytes(key.group.as_bytes());
+        parts.bytes(key.topic.name.as_bytes());
+        parts.number(key.topic.incarnation);
+        parts.number(u64::from(key.queue));
+        parts.bytes(lock.client_id.as_bytes());
+        parts.number(lock.expires_ms);
+    }
     Ok(parts.0.finalize())
 }
 

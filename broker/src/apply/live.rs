@@ -8,15 +8,22 @@ use std::sync::Arc;
 
 use ledgermq_dledger::plant::{self, Bug};
 
-use crate::command::{Command, CommitOffsets, Genesis, GroupSettings, PutSubscriptionGroup, PutTopic};
+use crate::command::{
+    Command, CommitOffsets, Genesis, GroupSettings, LockQueues, PutSubscriptionGroup, PutTopic, QueueOfTopic,
+    UnlockQueues,
+};
 use crate::stamp::incarnation_of;
-use crate::tables::{Effect, Topic, TopicKey};
+use crate::tables::{Effect, LockKey, Locks, QueueLock, Topic, TopicKey};
+
+/// Expired locks that a command drops beside its own work, so that those of clients that are gone do not pile up.
+const EXPIRED_LOCKS_DROPPED: usize = 64;
 
 /// See the module.
 #[derive(Default)]
 pub(super) struct Live {
     pub(super) topics: HashMap<Arc<str>, LiveTopic>,
     pub(super) groups: HashMap<Arc<str>, Arc<GroupSettings>>,
+    pub(super) locks: Locks,
     pub(super) genesis: Option<Arc<Genesis>>,
     pub(super) last_store_ms: u64,
     pub(super) topics_version: u64,
@@ -56,10 +63,13 @@ impl Live {
             Command::DeleteSubscriptionGroup(delete) => {
                 if let Some((group, _)) = self.groups.remove_entry(delete.group.as_str()) {
                     self.groups_version = index;
+                    self.drop_locks(self.locks.of_group(&group));
                     self.effects.push(Effect::GroupDropped { group, clean_offsets: delete.clean_offsets });
                 }
             }
             Command::CommitOffsets(commit) => self.commit_offsets(commit),
+            Command::LockQueues(lock) => self.lock_queues(&lock),
+            Command::UnlockQueues(unlock) => self.unlock_queues(&unlock),
         }
     }
 
@@ -98,6 +108,7 @@ impl Live {
     fn delete_topic(&mut self, index: u64, name: &str) {
         if let Some(live) = self.topics.remove(name) {
             self.topics_version = index;
+            self.drop_locks(self.locks.of_topic(live.topic.key()));
             self.effects.push(Effect::TopicDropped(live.topic));
         }
     }
@@ -126,6 +137,49 @@ impl Live {
                     queue: commit.queue,
                     offset: commit.offset,
                 });
+            }
+        }
+    }
+
+    /// Grants what is free, expired, or held by the same client; the rest stays as it is. Time is the command's: no replica looks
+    /// at a clock.
+    fn lock_queues(&mut self, lock: &LockQueues) {
+        self.drop_locks(self.locks.expired(lock.at_ms, EXPIRED_LOCKS_DROPPED + lock.queues.len()));
+        let (group, client_id): (Arc<str>, Arc<str>) = (lock.group.as_str().into(), lock.client_id.as_str().into());
+        for queue in &lock.queues {
+            let Some(key) = self.lock_key(&group, queue) else { continue };
+            let holder = self.locks.get(&key);
+            if holder.is_some_and(|holder| holder.client_id != client_id && holder.expires_ms > lock.at_ms) {
+                continue;
+            }
+            let lock = QueueLock { client_id: client_id.clone(), expires_ms: lock.at_ms.saturating_add(lock.lease_ms) };
+            self.locks.set(key.clone(), lock.clone());
+            self.effects.push(Effect::LockSet { key, lock });
+        }
+    }
+
+    fn unlock_queues(&mut self, unlock: &UnlockQueues) {
+        let group: Arc<str> = unlock.group.as_str().into();
+        let is_held = |key: &LockKey| {
+            let holder = self.locks.get(key);
+            holder.is_some_and(|holder| *holder.client_id == *unlock.client_id)
+        };
+        let asked = unlock.queues.iter().filter_map(|queue| self.lock_key(&group, queue));
+        let held: Vec<LockKey> = asked.filter(is_held).collect();
+        self.drop_locks(held);
+    }
+
+    /// A queue that exists, as a lock names it.
+    fn lock_key(&self, group: &Arc<str>, queue: &QueueOfTopic) -> Option<LockKey> {
+        let topic = &self.topics.get(queue.topic.as_str())?.topic;
+        let there = topic.incarnation() == queue.incarnation && queue.queue < topic.queue_count();
+        there.then(|| LockKey { group: group.clone(), topic: topic.key().clone(), queue: queue.queue })
+    }
+
+    fn drop_locks(&mut self, keys: Vec<LockKey>) {
+        for key in keys {
+            if self.locks.remove(&key).is_some() {
+                self.effects.push(Effect::LockDropped(key));
             }
         }
     }

@@ -239,7 +239,7 @@ impl BrokerMachine {
                     }
                 }
                 Effect::GroupPut { group, .. } | Effect::GroupDropped { group, .. } => round.groups.push(group),
-                Effect::Genesis(_) | Effect::OffsetSet { .. } => {}
+                Effect::Genesis(_) | Effect::OffsetSet { .. } | Effect::LockSet { .. } | Effect::LockDropped(_) => {}
             }
         }
         if let Some(observer) = &mut self.observer {
@@ -416,6 +416,8 @@ fn put_effect(batch: &mut WriteBatch, effect: &Effect, before: &[Effect], tables
         Effect::OffsetSet { group, topic, queue, offset } => {
             batch.put(Family::Offsets, &rows::offset_key(group, topic, *queue), &offset.to_be_bytes());
         }
+        Effect::LockSet { key, lock } => batch.put(Family::Locks, &rows::lock_key(key), &rows::lock_value(lock)),
+        Effect::LockDropped(key) => batch.delete(Family::Locks, &rows::lock_key(key)),
     }
 }
 

@@ -128,6 +128,12 @@ fn load(kv: &dyn Kv, tables: &Tables, applied: &AppliedRow) -> Result<Live, Open
         effects.push(Effect::OffsetSet { group: group.into(), topic, queue, offset: rows::parse_u64(value)? });
         Some(())
     })?;
+    each_row(kv, Family::Locks, |key, value| {
+        let (key, lock) = rows::parse_lock(key, value)?;
+        live.locks.set(key.clone(), lock.clone());
+        effects.push(Effect::LockSet { key, lock });
+        Some(())
+    })?;
     let at = Applied {
         frame: if applied.at().index == 0 { FramePos::ORIGIN } else { applied.at() },
         topics_version: applied.topics_version,

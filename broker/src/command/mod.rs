@@ -10,6 +10,7 @@
 //! applied only the known half of a command would silently differ from the others. So whoever adds a field or a meaning
 //! raises the version of that kind, and an older program stops at it with [`ApplyError::UnknownCommand`].
 
+mod locks;
 mod settings;
 
 #[cfg(test)]
@@ -21,6 +22,7 @@ use ledgermq_protocol::names::{self, NameError};
 use prost::Message;
 use thiserror::Error;
 
+pub use locks::{LEASE_MS_MAX, LOCK_CLIENT_LEN_MAX, LOCKS_PER_COMMAND_MAX, LockQueues, QueueOfTopic, UnlockQueues};
 pub use settings::{
     ATTRIBUTE_NAME_LEN_MAX, ATTRIBUTE_VALUE_LEN_MAX, ATTRIBUTES_MAX, GroupSettings, QUEUES_PER_TOPIC_MAX,
     RETRY_POLICY_LEN_MAX, SettingsError, TopicSettings, perm,
@@ -56,6 +58,10 @@ pub enum Command {
     DeleteSubscriptionGroup(DeleteSubscriptionGroup),
     /// Sets consumer offsets.
     CommitOffsets(CommitOffsets),
+    /// Locks queues for a client that consumes in order, for a while.
+    LockQueues(LockQueues),
+    /// Gives such locks back.
+    UnlockQueues(UnlockQueues),
 }
 
 /// What a replica group is born with and never changes, and the topics and groups that exist from the start.
@@ -217,6 +223,8 @@ impl Command {
             Command::PutSubscriptionGroup(_) => 4,
             Command::DeleteSubscriptionGroup(_) => 5,
             Command::CommitOffsets(_) => 6,
+            Command::LockQueues(_) => 7,
+            Command::UnlockQueues(_) => 8,
         }
     }
 
@@ -229,6 +237,8 @@ impl Command {
             Command::PutSubscriptionGroup(body) => self.encode_body(body),
             Command::DeleteSubscriptionGroup(body) => self.encode_body(body),
             Command::CommitOffsets(body) => self.encode_body(body),
+            Command::LockQueues(body) => self.encode_body(body),
+            Command::UnlockQueues(body) => self.encode_body(body),
         }
     }
 
@@ -242,6 +252,8 @@ impl Command {
                 Command::PutSubscriptionGroup(body) => body.encoded_len(),
                 Command::DeleteSubscriptionGroup(body) => body.encoded_len(),
                 Command::CommitOffsets(body) => body.encoded_len(),
+                Command::LockQueues(body) => body.encoded_len(),
+                Command::UnlockQueues(body) => body.encoded_len(),
             }
     }
 
@@ -267,7 +279,7 @@ impl Command {
         }
         let kind = u16::from_le_bytes([header[0], header[1]]);
         let version = u16::from_le_bytes([header[2], header[3]]);
-        if !(1..=6).contains(&kind) || version != VERSION {
+        if !(1..=8).contains(&kind) || version != VERSION {
             return Err(ApplyError::UnknownCommand { index, kind: u32::from(version) << 16 | u32::from(kind) });
         }
         let body = bytes.slice(HEADER_LEN..);
@@ -277,7 +289,9 @@ impl Command {
             3 => DeleteTopic::decode(body).map(Command::DeleteTopic),
             4 => PutSubscriptionGroup::decode(body).map(Command::PutSubscriptionGroup),
             5 => DeleteSubscriptionGroup::decode(body).map(Command::DeleteSubscriptionGroup),
-            _ => CommitOffsets::decode(body).map(Command::CommitOffsets),
+            6 => CommitOffsets::decode(body).map(Command::CommitOffsets),
+            7 => LockQueues::decode(body).map(Command::LockQueues),
+            _ => UnlockQueues::decode(body).map(Command::UnlockQueues),
         };
         let command = command.map_err(|error| malformed(format!("command of kind {kind}: {error}")))?;
         command.check().map_err(|error| malformed(format!("command of kind {kind}: {error}")))?;
@@ -296,6 +310,8 @@ impl Command {
             Command::PutSubscriptionGroup(put) => put.check(),
             Command::DeleteSubscriptionGroup(delete) => Ok(names::check_group(&delete.group)?),
             Command::CommitOffsets(commit) => commit.check(),
+            Command::LockQueues(lock) => lock.check(),
+            Command::UnlockQueues(unlock) => unlock.check(),
         }
     }
 }

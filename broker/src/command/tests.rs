@@ -22,11 +22,22 @@ fn golden_bytes() {
     });
     assert_eq!(commit.encode(), &b"\x06\0\x01\0\x0a\x0d\x0a\x01g\x12\x01T\x18\x07\x20\x03\x28\xac\x02"[..]);
 
-    // docs/formats.md shows the first two.
+    let lock = Command::LockQueues(LockQueues {
+        group: "g".into(),
+        client_id: "c".into(),
+        at_ms: 300,
+        lease_ms: 60_000,
+        queues: vec![QueueOfTopic { topic: "T".into(), incarnation: 7, queue: 3 }],
+    });
+    let mut expected = vec![7, 0, 1, 0];
+    expected.extend(b"\x0a\x01g\x12\x01c\x18\xac\x02\x20\xe0\xd4\x03\x2a\x07\x0a\x01T\x10\x07\x18\x03");
+    assert_eq!(lock.encode(), expected);
+
+    // docs/formats.md shows these.
     let formats = include_str!("../../../docs/formats.md");
     let shown = formats.split("```hex commands\n").nth(1).unwrap().split("```").next().unwrap();
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ");
-    assert_eq!(shown.lines().collect::<Vec<_>>(), [hex(&put.encode()), hex(&commit.encode())]);
+    assert_eq!(shown.lines().collect::<Vec<_>>(), [put, commit, lock].map(|command| hex(&command.encode())));
 
     let delete = Command::DeleteTopic(DeleteTopic { topic: "T".into() });
     assert_eq!(delete.encode(), &b"\x03\0\x01\0\x0a\x01T"[..]);
@@ -39,7 +50,7 @@ fn unknown_kinds_and_versions_stop() {
         Err(ApplyError::UnknownCommand { index: 9, kind }) => kind,
         other => panic!("{other:?}"),
     };
-    assert_eq!(kind_of(b"\x07\0\x01\0"), 0x1_0007);
+    assert_eq!(kind_of(b"\x09\0\x01\0"), 0x1_0009);
     assert_eq!(kind_of(b"\0\0\x01\0"), 0x1_0000);
     assert_eq!(kind_of(b"\x03\0\x02\0\x0a\x01T"), 0x2_0003);
     for bad in [&b""[..], b"\x03\0\x01", b"\x03\0\x01\0\x0a\x09T", b"\x03\0\x01\0", b"\x03\0\x01\0\x0a\x03a/b"] {
@@ -74,6 +85,11 @@ fn round_trip() {
         }),
         Command::DeleteSubscriptionGroup(DeleteSubscriptionGroup { group: "g".into(), clean_offsets: true }),
         Command::CommitOffsets(CommitOffsets { offsets: Vec::new() }),
+        Command::UnlockQueues(UnlockQueues {
+            group: "g".into(),
+            client_id: "c".into(),
+            queues: vec![QueueOfTopic { topic: "T".into(), incarnation: 7, queue: 3 }],
+        }),
     ];
     for command in commands {
         command.check().unwrap();
@@ -105,6 +121,23 @@ fn limits() {
         queue: u32::MAX,
         offset: i64::MAX as u64,
     };
+    let locked = QueueOfTopic { topic: longest.topic.clone(), incarnation: u64::MAX, queue: u32::MAX };
+    let lock = |count: usize, client: usize, lease_ms| {
+        Command::LockQueues(LockQueues {
+            group: "g".repeat(120),
+            client_id: "c".repeat(client),
+            at_ms: u64::MAX,
+            lease_ms,
+            queues: vec![locked.clone(); count],
+        })
+    };
+    let most = lock(LOCKS_PER_COMMAND_MAX, LOCK_CLIENT_LEN_MAX, LEASE_MS_MAX);
+    most.check().unwrap();
+    assert!(most.encode().len() <= COMMAND_LEN_MAX);
+    assert!(lock(LOCKS_PER_COMMAND_MAX + 1, 1, 1).check().is_err());
+    assert!(lock(1, LOCK_CLIENT_LEN_MAX + 1, 1).check().is_err() && lock(1, 0, 1).check().is_err());
+    assert!(lock(1, 1, 0).check().is_err() && lock(1, 1, LEASE_MS_MAX + 1).check().is_err());
+
     let full = Command::CommitOffsets(CommitOffsets { offsets: vec![longest; OFFSETS_PER_COMMAND_MAX] });
     full.check().unwrap();
     assert!(full.encode().len() <= COMMAND_LEN_MAX);

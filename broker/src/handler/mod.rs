@@ -11,6 +11,7 @@ pub mod connections;
 pub mod consume_stats;
 pub mod consumer_list;
 pub mod heartbeat;
+pub mod lock;
 pub mod offset;
 pub mod pull;
 pub mod query_message;

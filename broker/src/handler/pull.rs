@@ -209,9 +209,13 @@ fn wait_or_answer(replica: &Arc<Replica>, pull: PullMessage, checked: Checked, r
     connection.has_parked.store(true, Ordering::Relaxed);
     let parked = ParkedPull { pull, filter: Arc::clone(&checked.filter), responder };
     match replica.pulls.park(key, Instant::now() + hold, connection.id(), parked) {
-        // A message that became visible between the look and the parking has woken nobody; a connection that ended in between
-        // would be forgotten by nobody.
-        Ok(ticket) if checked.topic.next_offset(checked.queue) as i64 > wanted || connection.has_ended() => {
+        // A message that became visible between the look and the parking has woken nobody, nor has a deletion of the topic; a
+        // connection that ended in between would be forgotten by nobody.
+        Ok(ticket)
+            if checked.topic.next_offset(checked.queue) as i64 > wanted
+                || is_gone(replica, &checked.topic)
+                || connection.has_ended() =>
+        {
             if let Some(parked) = replica.pulls.take(ticket) {
                 run_again(replica, parked);
             }
@@ -219,6 +223,11 @@ fn wait_or_answer(replica: &Arc<Replica>, pull: PullMessage, checked: Checked, r
         Ok(_) => {}
         Err(full) => nothing_new(&full.pull, &checked, full.responder),
     }
+}
+
+/// Whether a topic was deleted since it was looked up.
+fn is_gone(replica: &Replica, topic: &Topic) -> bool {
+    replica.tables().topic(topic.name()).is_none_or(|now| now.incarnation() != topic.incarnation())
 }
 
 fn nothing_new(pull: &PullMessage, checked: &Checked, responder: Responder) {

@@ -4,6 +4,7 @@ mod deletion;
 mod fixture;
 mod follower;
 mod listing;
+mod locks;
 mod membership;
 mod offsets;
 mod pulls;

@@ -13,7 +13,7 @@ use super::connection::Service;
 use super::forward::{Forwarder, is_for_leader};
 use super::outbox::{Connection, Responder};
 use crate::handler::{
-    batch, broker_stats, client_config, connections, consume_stats, consumer_list, heartbeat, offset, pull,
+    batch, broker_stats, client_config, connections, consume_stats, consumer_list, heartbeat, lock, offset, pull,
     query_message, queue_ends, raft_status, runtime_info, send, subscription_group, topic, topic_stats, view_message,
 };
 use crate::replica::Replica;
@@ -118,6 +118,8 @@ impl Here {
             }
             RequestCode::HEART_BEAT => heartbeat::heartbeat(replica, &request, responder),
             RequestCode::UNREGISTER_CLIENT => heartbeat::unregister(replica, &request, responder),
+            RequestCode::LOCK_BATCH_MQ => spawn(responder, |to| lock::lock(shared(), request, to)),
+            RequestCode::UNLOCK_BATCH_MQ => spawn(responder, |to| lock::unlock(shared(), request, to)),
             RequestCode::GET_CONSUMER_LIST_BY_GROUP => consumer_list::consumer_list(replica, &request, responder),
             RequestCode::CHECK_CLIENT_CONFIG => client_config::check_client_config(&request, responder),
             RequestCode::UPDATE_AND_CREATE_TOPIC => spawn(responder, |to| topic::create(shared(), request, to)),

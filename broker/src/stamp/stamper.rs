@@ -11,8 +11,10 @@ use ledgermq_protocol::remoting::response_code::ResponseCode;
 
 use super::item::{Answer, AutoCreate, Item, Refusal, SendItem, record_size};
 use super::projection::{ANY_INCARNATION, ProjectedTopic, Projection};
-use crate::command::{Command, CommitOffsets, Genesis, OffsetCommit, PutTopic, TopicSettings, perm};
-use crate::tables::{Tables, TopicKey};
+use crate::command::{
+    Command, CommitOffsets, Genesis, LockQueues, OffsetCommit, PutTopic, QueueOfTopic, TopicSettings, perm,
+};
+use crate::tables::{LockKey, Tables, TopicKey};
 
 /// Most topics of one group.
 pub const TOPICS_MAX: usize = 65_536;
@@ -22,6 +24,9 @@ pub const QUEUES_MAX: usize = 1 << 20;
 pub const SUBSCRIPTION_GROUPS_MAX: usize = 65_536;
 /// Most committed consumer offsets of one group: each costs some 100 bytes on every replica.
 pub const OFFSETS_MAX: usize = 1 << 21;
+/// Locks of queues of one group from which on no more are given: each costs some 500 bytes on every replica. One command may
+/// pass it.
+pub const LOCKS_MAX: usize = 1 << 18;
 /// Most records of one item: the frame counts them in 16 bits.
 pub const RECORDS_PER_ITEM_MAX: usize = u16::MAX as usize;
 
@@ -62,7 +67,13 @@ impl<T: Send + 'static> Stamper for BrokerStamper<T> {
         let projection = self.projection.as_mut().expect("a leadership has begun");
         let verdict = match item {
             Item::Send(send) => admit_send(projection, send, self.payload_max, index, now_ms),
-            Item::Command(command) => admit_command(projection, &self.tables, command, self.payload_max, index),
+            Item::Command(command) => {
+                if let Command::LockQueues(lock) = command {
+                    // Never before what is in the log: a slow clock makes leases longer, and must not make them overlap.
+                    lock.at_ms = now_ms.max(projection.last_store_ms);
+                }
+                admit_command(projection, &self.tables, command, self.payload_max, index)
+            }
         };
         verdict.unwrap_or_else(|refusal| Verdict::Refuse(Answer::Refused(refusal)))
     }
@@ -271,6 +282,8 @@ fn admit_command(
                 return Ok(Verdict::Refuse(Answer::Done { index: tables.applied_index() }));
             }
         }
+        Command::LockQueues(lock) => retain_lockable(projection, tables, lock),
+        Command::UnlockQueues(unlock) => unlock.queues.retain(|queue| is_alive(projection, queue)),
     }
     Ok(Verdict::Take { len: command.encoded_len(), records: 0 })
 }
@@ -308,6 +321,25 @@ fn check_offset(projection: &Projection, tables: &Tables, commit: &OffsetCommit)
         return Err(Refusal::new(ResponseCode::SYSTEM_ERROR, remark));
     }
     Ok(())
+}
+
+/// Queues that are gone are left out, and new locks when there are too many: the client is told which it holds.
+fn retain_lockable(projection: &Projection, tables: &Tables, lock: &mut LockQueues) {
+    let full = tables.lock_count() >= LOCKS_MAX;
+    let group: Arc<str> = lock.group.as_str().into();
+    let is_known = |queue: &QueueOfTopic| {
+        let topic = TopicKey { name: queue.topic.as_str().into(), incarnation: queue.incarnation };
+        tables.lock(&LockKey { group: group.clone(), topic, queue: queue.queue }).is_some()
+    };
+    lock.queues.retain(|queue| is_alive(projection, queue) && (!full || is_known(queue)));
+}
+
+/// Whether a queue of this incarnation of its topic is there.
+fn is_alive(projection: &Projection, queue: &QueueOfTopic) -> bool {
+    let topic = projection.topics.get(queue.topic.as_str());
+    topic.is_some_and(|topic| {
+        [ANY_INCARNATION, queue.incarnation].contains(&topic.incarnation) && (queue.queue as usize) < topic.next.len()
+    })
 }
 
 fn check(command: &Command) -> Result<(), Refusal> {

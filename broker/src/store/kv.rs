@@ -15,6 +15,8 @@ pub enum Family {
     Groups,
     /// Consumer offsets.
     Offsets,
+    /// Locks of queues that are consumed in order.
+    Locks,
     /// Ends of the queues.
     Queues,
     /// The key index: only ever ingested.
@@ -23,8 +25,8 @@ pub enum Family {
 
 impl Family {
     /// All of them.
-    pub const ALL: [Family; 6] =
-        [Family::Meta, Family::Topics, Family::Groups, Family::Offsets, Family::Queues, Family::Index];
+    pub const ALL: [Family; 7] =
+        [Family::Meta, Family::Topics, Family::Groups, Family::Offsets, Family::Locks, Family::Queues, Family::Index];
 
     /// Name on disk.
     pub fn name(self) -> &'static str {
@@ -33,6 +35,7 @@ impl Family {
             Family::Topics => "topics",
             Family::Groups => "groups",
             Family::Offsets => "offsets",
+            Family::Locks => "locks",
             Family::Queues => "queues",
             Family::Index => "index",
         }

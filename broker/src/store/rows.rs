@@ -6,6 +6,7 @@
 //! topics   topic                                                  protobuf TopicRow
 //! groups   group                                                  protobuf GroupSettings
 //! offsets  group 0 topic 0 u64 incarnation u32 queue              u64 offset
+//! locks    group 0 topic 0 u64 incarnation u32 queue              u64 end of the lease, ms | client id
 //! queues   topic 0 u64 incarnation u32 queue                      u64 first offset | u64 next offset
 //! index    u64 start of the run | u64 hash | u64 store ms | u64 physical offset      nothing
 //! ```
@@ -15,7 +16,7 @@ use ledgermq_dledger::{AppliedState, FramePos, LogPos, Membership};
 use prost::Message;
 
 use crate::command::TopicSettings;
-use crate::tables::TopicKey;
+use crate::tables::{LockKey, QueueLock, TopicKey};
 
 /// Keys of the meta family.
 pub(crate) mod meta {
@@ -176,6 +177,25 @@ pub(crate) fn parse_offset_key(key: &[u8]) -> Option<(&str, TopicKey, u32)> {
     Some((std::str::from_utf8(&key[..group_len]).ok()?, topic, queue))
 }
 
+/// Key of a lock.
+pub(crate) fn lock_key(key: &LockKey) -> Vec<u8> {
+    offset_key(&key.group, &key.topic, key.queue)
+}
+
+/// Value of a lock.
+pub(crate) fn lock_value(lock: &QueueLock) -> Vec<u8> {
+    [&lock.expires_ms.to_be_bytes(), lock.client_id.as_bytes()].concat()
+}
+
+/// Reads what [`lock_key`] and [`lock_value`] wrote.
+pub(crate) fn parse_lock(key: &[u8], value: &[u8]) -> Option<(LockKey, QueueLock)> {
+    let (group, topic, queue) = parse_offset_key(key)?;
+    let (expires, client_id) = value.split_first_chunk::<8>()?;
+    let client_id = std::str::from_utf8(client_id).ok()?.into();
+    let lock = QueueLock { client_id, expires_ms: u64::from_be_bytes(*expires) };
+    Some((LockKey { group: group.into(), topic, queue }, lock))
+}
+
 /// Value of a queue's ends.
 pub(crate) fn queue_ends(min: u64, next: u64) -> [u8; 16] {
     let mut value = [0; 16];
@@ -235,10 +255,15 @@ mod tests {
     fn keys_parse() {
         let topic = TopicKey { name: "%RETRY%g".into(), incarnation: u64::MAX };
         assert_eq!(parse_queue_key(&queue_key(&topic, 7)), Some((topic.clone(), 7)));
-        assert_eq!(parse_offset_key(&offset_key("group", &topic, 7)), Some(("group", topic, 7)));
+        assert_eq!(parse_offset_key(&offset_key("group", &topic, 7)), Some(("group", topic.clone(), 7)));
         for bad in [&b""[..], b"T", b"T\0\0\0\0\0\0\0\0\x01\0\0\0", b"T\0\0\0\0\0\0\0\0\x01\0\0\0\x01\x01"] {
             assert_eq!(parse_queue_key(bad), None);
         }
         assert_eq!(parse_queue_ends(&[0; 15]), None);
+        let key = LockKey { group: "g".into(), topic, queue: 3 };
+        let lock = QueueLock { client_id: "10.0.0.1@7#8".into(), expires_ms: 258 };
+        assert_eq!(lock_value(&lock), b"\0\0\0\0\0\0\x01\x0210.0.0.1@7#8");
+        assert_eq!(parse_lock(&lock_key(&key), &lock_value(&lock)), Some((key, lock)));
+        assert_eq!(parse_lock(b"", &[0; 8]), None);
     }
 }

@@ -1,4 +1,4 @@
-//! Applied state in memory, shared with the handlers: topics, subscription groups, queue ends, consumer offsets.
+//! Applied state in memory, shared with the handlers: topics, subscription groups, queue ends, consumer offsets, queue locks.
 //!
 //! Only apply writes it, once per round, after the round's effects are in the store; handlers and the stamper read it. A pull
 //! costs one look-up of the topic here and then loads of atomics. Nothing here blocks for longer than a map operation.
@@ -6,6 +6,7 @@
 //! What is read without a read barrier is what this replica has applied, which may be old. Whoever must not answer with old
 //! state (offsets, MAX_OFFSET) asks for a barrier first.
 
+mod locks;
 mod offsets;
 mod topic;
 
@@ -16,9 +17,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ledgermq_dledger::FramePos;
 use parking_lot::RwLock;
 
+pub use locks::{LockKey, QueueLock};
 pub use offsets::GroupOffset;
 pub use topic::{Topic, TopicKey};
 
+pub(crate) use locks::Locks;
 pub(crate) use offsets::Offsets;
 
 use crate::command::{Genesis, GroupSettings};
@@ -29,6 +32,7 @@ pub struct Tables {
     topics: RwLock<HashMap<Arc<str>, Arc<Topic>>>,
     groups: RwLock<HashMap<Arc<str>, Arc<GroupSettings>>>,
     offsets: RwLock<Offsets>,
+    locks: RwLock<Locks>,
     genesis: RwLock<Option<Arc<Genesis>>>,
     applied: RwLock<FramePos>,
     applied_index: AtomicU64,
@@ -46,6 +50,8 @@ pub(crate) enum Effect {
     GroupPut { group: Arc<str>, settings: Arc<GroupSettings> },
     GroupDropped { group: Arc<str>, clean_offsets: bool },
     OffsetSet { group: Arc<str>, topic: TopicKey, queue: u32, offset: u64 },
+    LockSet { key: LockKey, lock: QueueLock },
+    LockDropped(LockKey),
 }
 
 impl Tables {
@@ -100,6 +106,21 @@ impl Tables {
     /// Number of committed offsets.
     pub fn offset_count(&self) -> usize {
         self.offsets.read().len()
+    }
+
+    /// Who holds a queue, when its lease may be over too: only apply decides whether it is.
+    pub fn lock(&self, key: &LockKey) -> Option<QueueLock> {
+        self.locks.read().get(key).cloned()
+    }
+
+    /// All locks of queues, by group, topic and queue.
+    pub fn locks(&self) -> Vec<(LockKey, QueueLock)> {
+        self.locks.read().iter().map(|(key, lock)| (key.clone(), lock.clone())).collect()
+    }
+
+    /// Number of locks.
+    pub fn lock_count(&self) -> usize {
+        self.locks.read().len()
     }
 
     /// Constants of the group; `None` until the genesis command is applied.
@@ -158,6 +179,10 @@ impl Tables {
                 }
                 Effect::OffsetSet { group, topic, queue, offset } => {
                     self.offsets.write().set(group, topic, *queue, *offset);
+                }
+                Effect::LockSet { key, lock } => self.locks.write().set(key.clone(), lock.clone()),
+                Effect::LockDropped(key) => {
+                    self.locks.write().remove(key);
                 }
             }
         }

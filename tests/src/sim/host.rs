@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use ledgermq_broker::apply::{BrokerMachine, MachineConfig};
+use ledgermq_broker::command::QueueOfTopic;
 use ledgermq_broker::stamp::{Answer, AutoCreate, BrokerStamper, Item};
 use ledgermq_broker::store::{Kv, SimKv};
-use ledgermq_broker::tables::{Tables, TopicKey};
+use ledgermq_broker::tables::{LockKey, Tables, TopicKey};
 use ledgermq_dledger::group::ReadTicket;
 use ledgermq_dledger::log::{Layout, LogView};
 use ledgermq_dledger::sim::{Death, Host, Operation, Place, Plan, Violation};
@@ -16,7 +17,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
 use super::keys;
-use super::operations::{self, GROUPS, TOPICS, Wish};
+use super::operations::{self, CLIENTS, GROUPS, TOPICS, Wish};
 use super::oracle::{Oracle, OracleTopic};
 
 /// What a command counts against the queue, as in the broker.
@@ -172,6 +173,16 @@ impl BrokerHost {
         Some(self.command(item, Sent::Offset { consumer, offset }))
     }
 
+    /// A lock, or its end, as the handler makes it: by what this node has applied.
+    fn lock(&mut self, node: RaftId, topic: &str, rng: &mut SmallRng) -> Option<Operation<BrokerStamper<u64>>> {
+        let topic = self.tables.get(&node)?.topic(topic)?;
+        let queue = rng.random_range(0..topic.queue_count());
+        let queue = QueueOfTopic { topic: topic.name().to_string(), incarnation: topic.incarnation(), queue };
+        let (group, client) = (GROUPS.choose(rng)?, CLIENTS.choose(rng)?);
+        let item = operations::lock(group, client, queue, rng.random_ratio(4, 5));
+        Some(self.command(item, Sent::Other))
+    }
+
     fn granted(&mut self, wish: &Wish, node: RaftId) -> Option<Operation<BrokerStamper<u64>>> {
         match *wish {
             Wish::Send { topic, queue, count } => {
@@ -243,7 +254,32 @@ impl BrokerHost {
             }
         }
         self.counters.insert("topic deletion", oracle.deletions);
+        self.counters.insert("lock taken over", oracle.taken_over);
         Ok(())
+    }
+}
+
+/// The locks of the machine against what the log says: each is there, unless its lease is over and it was dropped.
+fn check_locks(oracle: &Oracle, machine: &BrokerMachine) -> Result<(), String> {
+    let mut seen = BTreeMap::new();
+    for (LockKey { group, topic, queue }, lock) in machine.tables().locks() {
+        let key = (topic.name.to_string(), topic.incarnation, group.to_string(), queue);
+        seen.insert(key, (lock.client_id.to_string(), lock.expires_ms));
+    }
+    for (name, topic) in &oracle.topics {
+        for ((group, queue), (client, until)) in &topic.locks {
+            let there = seen.remove(&(name.clone(), topic.incarnation, group.clone(), *queue));
+            let dropped = there.is_none() && *until <= oracle.locked_at_ms;
+            if !dropped && there.as_ref() != Some(&(client.clone(), *until)) {
+                return Err(format!(
+                    "{name}/{queue} of {group} is locked by {there:?}, by the log by {client} until {until}"
+                ));
+            }
+        }
+    }
+    match seen.first_key_value() {
+        Some(more) => Err(format!("there is a lock that the log does not know: {more:?}")),
+        None => Ok(()),
     }
 }
 
@@ -323,7 +359,11 @@ impl Host for BrokerHost {
                 let (queues, replace) = (rng.random_range(1..=4), rng.random_bool(0.3));
                 self.command(operations::put_topic(topic, queues, replace), Sent::Other)
             }
-            21..33 => {
+            21..26 => match self.lock(node, topic, rng) {
+                Some(operation) => operation,
+                None => Operation::Propose(self.random_send(rng)),
+            },
+            26..36 => {
                 let group = *GROUPS.choose(rng).expect("not empty");
                 let queue = rng.random_range(0..4);
                 match self.commit(node, topic, group, queue) {
@@ -431,6 +471,8 @@ impl Host for BrokerHost {
             check_topic(name, topic, machine, view).map_err(|reason| wrong(name, reason))?;
             keys::check(name, topic, oracle, machine).map_err(|reason| wrong(name, reason))?;
         }
+        check_locks(oracle, machine)
+            .map_err(|reason| Violation::new("state-follows-log", format!("node {node}: {reason}")))?;
         let more = machine.tables().topics().into_iter().find(|topic| !oracle.topics.contains_key(&**topic.name()));
         match more {
             Some(topic) => Err(wrong(topic.name(), "it is there, by the log it is not".to_owned())),

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use ledgermq_broker::command::{
-    Command, CommitOffsets, DeleteTopic, Genesis, GroupSettings, Member, OffsetCommit, PutSubscriptionGroup, PutTopic,
-    TopicSettings, perm,
+    Command, CommitOffsets, DeleteTopic, Genesis, GroupSettings, LockQueues, Member, OffsetCommit,
+    PutSubscriptionGroup, PutTopic, QueueOfTopic, TopicSettings, UnlockQueues, perm,
 };
 use ledgermq_broker::stamp::{AutoCreate, Item, SendItem};
 use ledgermq_protocol::message::record::{self, Message};
@@ -16,6 +16,10 @@ use rand::rngs::SmallRng;
 pub(super) const TOPICS: [&str; 3] = ["orders", "payments", "%RETRY%billing"];
 /// Subscription groups, there from the start.
 pub(super) const GROUPS: [&str; 2] = ["billing", "audit"];
+/// Clients that consume in order.
+pub(super) const CLIENTS: [&str; 3] = ["one", "two", "three"];
+/// How long a lock holds: some of them end while a world lives.
+const LEASE_MS: u64 = 3_000;
 /// Template of topics that are made by their first message.
 const TEMPLATE: &str = "TBW102";
 
@@ -118,6 +122,16 @@ pub(super) fn creation(topic: &str, rng: &mut SmallRng) -> AutoCreate {
 pub(super) fn commit(group: &str, topic: &str, incarnation: u64, queue: u32, offset: u64) -> Item {
     let commit = OffsetCommit { group: group.to_owned(), topic: topic.to_owned(), incarnation, queue, offset };
     Item::Command(Command::CommitOffsets(CommitOffsets { offsets: vec![commit] }))
+}
+
+/// A lock of one queue, or the end of it.
+pub(super) fn lock(group: &str, client: &str, queue: QueueOfTopic, take: bool) -> Item {
+    let (group, client_id, queues) = (group.to_owned(), client.to_owned(), vec![queue]);
+    Item::Command(if take {
+        Command::LockQueues(LockQueues { group, client_id, at_ms: 0, lease_ms: LEASE_MS, queues })
+    } else {
+        Command::UnlockQueues(UnlockQueues { group, client_id, queues })
+    })
 }
 
 /// A deletion.

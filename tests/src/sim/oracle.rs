@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use ledgermq_broker::command::{Command, OffsetCommit, TopicSettings};
+use ledgermq_broker::command::{Command, LockQueues, OffsetCommit, TopicSettings, UnlockQueues};
 use ledgermq_dledger::log::LogView;
 use ledgermq_dledger::{Frame, FrameKind};
 use ledgermq_protocol::message::record::{RecordRef, Records};
@@ -27,6 +27,8 @@ pub(super) struct OracleTopic {
     pub(super) messages: BTreeMap<u32, Vec<Stored>>,
     /// By group and queue.
     pub(super) offsets: BTreeMap<(String, u32), u64>,
+    /// By group and queue: the client, and when its lease ends.
+    pub(super) locks: BTreeMap<(String, u32), (String, u64)>,
 }
 
 /// Where a message lies: topic, incarnation, queue and queue offset.
@@ -39,6 +41,10 @@ pub(super) struct Oracle {
     /// Every message by its position.
     pub(super) by_position: BTreeMap<u64, (u64, Place)>,
     pub(super) deletions: u64,
+    /// Locks that went from one client to another because the lease was over.
+    pub(super) taken_over: u64,
+    /// Time of the last lock: leases that ended before are over.
+    pub(super) locked_at_ms: u64,
     last_store_ms: i64,
 }
 
@@ -57,8 +63,7 @@ impl Oracle {
         match frame.kind {
             FrameKind::Command => {
                 let command = Command::decode(frame.at.index, frame.payload.clone());
-                self.command(frame.at.index, command.map_err(|error| error.to_string())?);
-                Ok(())
+                self.command(frame.at.index, command.map_err(|error| error.to_string())?)
             }
             FrameKind::Messages => {
                 let mut at = frame.payload_pos().0;
@@ -73,7 +78,7 @@ impl Oracle {
         }
     }
 
-    fn command(&mut self, index: u64, command: Command) {
+    fn command(&mut self, index: u64, command: Command) -> Result<(), String> {
         match command {
             Command::Genesis(genesis) => {
                 for put in genesis.topics {
@@ -92,7 +97,41 @@ impl Oracle {
                     }
                 }
             }
+            Command::LockQueues(lock) => self.lock(lock)?,
+            Command::UnlockQueues(unlock) => self.unlock(unlock),
             Command::PutSubscriptionGroup(_) | Command::DeleteSubscriptionGroup(_) => {}
+        }
+        Ok(())
+    }
+
+    fn lock(&mut self, lock: LockQueues) -> Result<(), String> {
+        let LockQueues { group, client_id, at_ms, lease_ms, queues } = lock;
+        if at_ms < self.last_store_ms as u64 {
+            return Err(format!("a lock at {at_ms}, before the last message, of {}", self.last_store_ms));
+        }
+        self.locked_at_ms = self.locked_at_ms.max(at_ms);
+        for asked in queues {
+            let topic = self.topics.get_mut(&asked.topic).filter(|topic| topic.incarnation == asked.incarnation);
+            let Some(topic) = topic.filter(|topic| asked.queue < topic.queues) else { continue };
+            let key = (group.clone(), asked.queue);
+            match topic.locks.get(&key) {
+                Some((holder, until)) if *holder != client_id && *until > at_ms => continue,
+                Some((holder, _)) if *holder != client_id => self.taken_over += 1,
+                _ => {}
+            }
+            topic.locks.insert(key, (client_id.clone(), at_ms + lease_ms));
+        }
+        Ok(())
+    }
+
+    fn unlock(&mut self, unlock: UnlockQueues) {
+        for given in unlock.queues {
+            let topic = self.topics.get_mut(&given.topic).filter(|topic| topic.incarnation == given.incarnation);
+            let Some(topic) = topic else { continue };
+            let key = (unlock.group.clone(), given.queue);
+            if topic.locks.get(&key).is_some_and(|(holder, _)| *holder == unlock.client_id) {
+                topic.locks.remove(&key);
+            }
         }
     }
 

@@ -57,6 +57,22 @@ fn random_item(rng: &mut StdRng, leader: &BrokerMachine, serial: &mut u32) -> It
             group: group.to_owned(),
             clean_offsets: rng.random(),
         })),
+        85..91 => {
+            let tables = leader.tables();
+            let queues = (0..rng.random_range(1..4)).filter_map(|_| {
+                let topic = tables.topic(TOPICS.choose(rng).unwrap())?;
+                let (topic, incarnation) = (topic.name().to_string(), topic.incarnation());
+                Some(QueueOfTopic { topic, incarnation, queue: rng.random_range(0..5) })
+            });
+            let (group, queues) = (group.to_owned(), queues.collect());
+            let client_id = format!("c{}", rng.random_range(0..3));
+            Item::Command(if rng.random_ratio(1, 4) {
+                Command::UnlockQueues(UnlockQueues { group, client_id, queues })
+            } else {
+                let lease_ms = rng.random_range(1..400);
+                Command::LockQueues(LockQueues { group, client_id, at_ms: 0, lease_ms, queues })
+            })
+        }
         _ => {
             let mut buffer = OffsetBuffer::new();
             let tables = leader.tables();
@@ -99,6 +115,7 @@ fn assert_same(a: &BrokerMachine, b: &BrokerMachine, context: &str) {
     for group in GROUPS {
         assert_eq!(tables_a.group_offsets(group), tables_b.group_offsets(group), "{context}");
     }
+    assert_eq!(tables_a.locks(), tables_b.locks(), "{context}");
     assert_eq!(a.digest().unwrap(), b.digest().unwrap(), "{context}");
 }
 

@@ -1,4 +1,5 @@
 mod crash;
 mod key_index;
+mod locks;
 mod queues;
 mod semantics;

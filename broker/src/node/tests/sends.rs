@@ -165,7 +165,7 @@ async fn unknown_requests_are_refused_by_name() {
     let cluster = Cluster::start(1).await;
     let mut client = cluster.leader_client().await;
     for (code, name) in
-        [(36, "CONSUMER_SEND_MSG_BACK"), (37, "END_TRANSACTION"), (41, "LOCK_BATCH_MQ"), (777_777, "unknown")]
+        [(36, "CONSUMER_SEND_MSG_BACK"), (37, "END_TRANSACTION"), (400, "QUERY_ASSIGNMENT"), (777_777, "unknown")]
     {
         let answer = client.ask(RemotingCommand::request(code, 0)).await;
         assert_eq!(answer.code, ResponseCode::REQUEST_CODE_NOT_SUPPORTED);
