@@ -1,11 +1,17 @@
-//! `ledgermq consume`: read a topic by hand, all queues, from the first message on or where the group stands.
+//! `ledgermq consume`: read a topic by hand, all queues, from the first message on or where the group stands; or as a member of a
+//! group, which shares the queues with the other members.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use ledgermq_client::{Client, ClientConfig, MessageQueue, PullConsumer, PullConsumerConfig, ReceivedMessage};
-use tokio::sync::mpsc;
+use ledgermq_client::{
+    Client, ClientConfig, Delivery, MessageQueue, PullConsumer, PullConsumerConfig, PushConsumerConfig,
+    ReceivedMessage, StartAt, Verdict,
+};
+use tokio::sync::{Notify, mpsc};
 
 use crate::broker::wait_for_signal;
 use crate::terminal::say;
@@ -22,6 +28,9 @@ const WAITING_MAX: usize = 16;
 /// Pause after a pull that failed for good.
 const ERROR_PAUSE: Duration = Duration::from_secs(1);
 
+/// Longest wait at the end of a member for what it is printing.
+const GRACE: Duration = Duration::from_secs(5);
+
 /// Messages to read.
 #[derive(Debug, Args)]
 pub(crate) struct ConsumeArgs {
@@ -37,7 +46,7 @@ pub(crate) struct ConsumeArgs {
     /// Consumer group: begin where it stands, and commit what was printed. Without one, begin at the first message
     #[arg(long)]
     group: Option<String>,
-    /// Wait for further messages at the end, until Ctrl-C
+    /// Wait for further messages at the end, until Ctrl-C. With a group, as a member of it: several commands share the queues
     #[arg(long)]
     follow: bool,
     /// Stop after so many messages
@@ -59,14 +68,50 @@ pub(crate) fn run(args: ConsumeArgs) -> Result<()> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the async runtime")?;
     runtime.block_on(async {
-        tokio::select! {
-            done = consume(&args) => done,
-            stopped = wait_for_signal() => stopped,
+        match args.group.clone() {
+            Some(group) if args.follow => be_member(group, &args).await,
+            _ => tokio::select! {
+                done = read_all(&args) => done,
+                stopped = wait_for_signal() => stopped,
+            },
         }
     })
 }
 
-async fn consume(args: &ConsumeArgs) -> Result<()> {
+/// Prints its share of the topic, each queue in order, until a signal or the last message that was asked for.
+async fn be_member(group: String, args: &ConsumeArgs) -> Result<()> {
+    let client = Client::new(ClientConfig::new(args.namesrv.clone()))?;
+    let config = PushConsumerConfig::new(group)
+        .with_subscription(args.topic.clone(), args.tags.clone())
+        .with_start_at(StartAt::Begin)
+        .with_concurrency_per_queue(1);
+    let (left, done) = (AtomicU64::new(args.max.unwrap_or(u64::MAX)), Arc::new(Notify::new()));
+    let (json, enough) = (args.json, Arc::clone(&done));
+    let print_one = move |delivery: Delivery| {
+        let verdict = match left.fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| left.checked_sub(1)) {
+            Ok(before) => {
+                print(json, delivery.message_queue(), &delivery);
+                if before == 1 {
+                    enough.notify_one();
+                }
+                Verdict::Consumed
+            }
+            // Not asked for: it stays for others.
+            Err(_) => Verdict::Later,
+        };
+        std::future::ready(verdict)
+    };
+    let consumer = client.push_consumer(config, print_one)?;
+    let ended = tokio::select! {
+        stopped = wait_for_signal() => stopped,
+        () = done.notified() => Ok(()),
+    };
+    consumer.shutdown(GRACE).await;
+    client.shutdown(GRACE).await;
+    ended
+}
+
+async fn read_all(args: &ConsumeArgs) -> Result<()> {
     let client = Client::new(ClientConfig::new(args.namesrv.clone()))?;
     let group = args.group.clone().unwrap_or_else(|| "ledgermq-consume".to_owned());
     let consumer = client.pull_consumer(PullConsumerConfig::new(group).with_tags(args.tags.clone()))?;
