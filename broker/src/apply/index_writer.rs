@@ -14,9 +14,10 @@ use std::thread::JoinHandle;
 
 use ledgermq_dledger::Frame;
 
-use super::key_index::{Entry, KeyIndex, ROW_LEN, Run};
+use super::key_index::{Entry, KeyHasher, KeyIndex, ROW_LEN, Run};
 use crate::store::rows::{self, IndexSyncedRow, RunRow};
 use crate::store::{Family, Kv, KvError, WriteBatch};
+use crate::tables::TopicKey;
 use prost::Message;
 
 /// Bytes of log after which a run ends, by default.
@@ -39,6 +40,7 @@ pub(super) struct IndexWriter {
     keys_in_run: usize,
     /// Keys of the open round.
     fresh: Vec<Entry>,
+    hasher: KeyHasher,
     /// Ends of runs in the open round.
     ends: Vec<RunEnd>,
     /// The run that is being written.
@@ -127,6 +129,7 @@ impl IndexWriter {
             ended: synced,
             keys_in_run: 0,
             fresh: Vec::new(),
+            hasher: KeyHasher::default(),
             ends: Vec::new(),
             writing: None,
         }
@@ -146,9 +149,19 @@ impl IndexWriter {
         frame_index > self.ended.index
     }
 
-    pub(super) fn push(&mut self, entry: Entry) {
-        self.fresh.push(entry);
-        self.keys_in_run += 1;
+    /// Takes the keys of a message of `topic`.
+    pub(super) fn push<'a>(
+        &mut self,
+        topic: &TopicKey,
+        keys: impl Iterator<Item = &'a str>,
+        store_ms: u64,
+        physical_offset: u64,
+    ) {
+        self.hasher.of_topic(topic);
+        for key in keys {
+            self.fresh.push(Entry { hash: self.hasher.hash(key), store_ms, physical_offset });
+            self.keys_in_run += 1;
+        }
     }
 
     /// Counts keys that nobody can ask for any more: their topic is gone.

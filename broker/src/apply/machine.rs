@@ -12,7 +12,7 @@ use prost::Message;
 
 use super::consume_queue::{ConsumeQueues, QueueError, Unit};
 use super::index_writer::{IndexWriter, KEYS_PER_MESSAGE_MAX, RUN_BYTES, RUN_KEYS};
-use super::key_index::{Entry, KeyIndex, key_hash};
+use super::key_index::KeyIndex;
 use super::live::{Live, UNTOUCHED};
 use super::recovery::replay_from;
 use super::round::{ApplyObserver, QueueAdvance, Round};
@@ -164,10 +164,7 @@ impl BrokerMachine {
             self.live.last_store_ms = store_ms;
         }
         if indexed {
-            for key in properties.keys() {
-                let hash = key_hash(live.topic.key(), key);
-                self.index.push(Entry { hash, store_ms, physical_offset });
-            }
+            self.index.push(live.topic.key(), properties.keys(), store_ms, physical_offset);
         }
         if index > self.queues_synced {
             let unit = Unit { physical_offset, size: record.len() as u32, tags_code: tags_code(properties.tags) };
