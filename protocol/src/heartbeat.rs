@@ -1,6 +1,7 @@
 //! The body of HEART_BEAT: who a client is, and what its groups subscribe to.
 //!
-//! Read leniently: 4.9 and Go clients leave members out, sets arrive as lists, unknown names become a default.
+//! Read leniently: 4.9 and Go clients leave members out, sets arrive as lists, the Go client's hashes as text, unknown names become
+//! a default.
 
 use serde::{Deserialize, Serialize};
 
@@ -71,8 +72,8 @@ pub struct ConsumerData {
 pub struct SubscriptionData {
     /// Obsolete.
     pub class_filter_mode: bool,
-    /// Hashes of the tags.
-    #[serde(deserialize_with = "bounded_vec::<_, _, MAX_TAGS>")]
+    /// Hashes of the tags. The Go client's differ from Java's outside of ASCII: only the expression says what is wanted.
+    #[serde(deserialize_with = "tag_hashes")]
     pub code_set: Vec<i32>,
     /// [`TYPE_TAG`] or [`TYPE_SQL92`].
     #[serde(deserialize_with = "expression_type")]
@@ -127,6 +128,22 @@ impl SubscriptionData {
         }
         Ok(data)
     }
+}
+
+fn tag_hashes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<i32>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum TagHash {
+        Number(i32),
+        Text(String),
+    }
+
+    let given: Vec<TagHash> = bounded_vec::<_, _, MAX_TAGS>(deserializer)?;
+    let number = |hash| match hash {
+        TagHash::Number(number) => Ok(number),
+        TagHash::Text(text) => text.parse().map_err(serde::de::Error::custom),
+    };
+    given.into_iter().map(number).collect()
 }
 
 fn expression_type<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
@@ -211,3 +228,22 @@ pub struct CheckClientRequestBody {
 }
 
 json::body!(HeartbeatData, SubscriptionData, CheckClientRequestBody);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json::Body;
+
+    /// A Go consumer with tags would never be known to a broker that cannot read its heartbeat, and never get a message.
+    #[test]
+    fn hashes_are_read_as_numbers_and_as_text() {
+        for hashes in ["[2598919,-5]", r#"["2598919","-5"]"#, r#"[2598919,"-5"]"#] {
+            let read = SubscriptionData::from_json(format!(r#"{{"codeSet":{hashes}}}"#).as_bytes()).unwrap();
+            assert_eq!(read.code_set, [2_598_919, -5], "{hashes}");
+        }
+        assert_eq!(SubscriptionData::from_json(br#"{"codeSet":null}"#).unwrap().code_set, [0; 0]);
+        for odd in [r#"["a"]"#, "[4294967296]", r#"["4294967296"]"#, "[{}]"] {
+            SubscriptionData::from_json(format!(r#"{{"codeSet":{odd}}}"#).as_bytes()).unwrap_err();
+        }
+    }
+}
