@@ -85,9 +85,10 @@ setup_tests() {
             rustup component add "${component/fmt/rustfmt}" || fail "rustup could not add $component"
         fi
     done
-    # Real peers: the official Java client; fault injection: strace, loop-mounted file systems that lose power.
+    # Real peers: the official Java and Go clients; fault injection: strace, loop-mounted file systems that lose power.
     need_command javac default-jdk-headless
     need_command mvn maven
+    need_command go golang-go
     need_command strace strace
     need_command python3 python3
     need_command mkfs.ext4 e2fsprogs

@@ -64,6 +64,12 @@ finish() {
     exit
 }
 
+format() {
+    cargo fmt --all --check || return
+    local unformatted
+    unformatted=$(gofmt -l tests/go) || return
+    [ -z "$unformatted" ] || { say "gofmt would change: $unformatted"; return 1; }
+}
 documentation() { RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items; }
 nextest() { cargo nextest run --locked --no-fail-fast --status-level slow --final-status-level fail "$@"; }
 # A broker that acknowledges before a quorum has the message must be caught, or the green drill means nothing.
@@ -79,7 +85,7 @@ planted_drill() {
     grep -q '^verdict .*RED: .*lost' "$logs/planted.out" && say "red, as it must be"
 }
 # The tests of the crate `tests` that start clusters of processes, by the name of their binary.
-processes='package(ledgermq-tests) & kind(test) & binary(/^(java|failover|groups|members|bad_input|durability|queries)$/)'
+processes='package(ledgermq-tests) & kind(test) & binary(/^(java|go|failover|groups|members|bad_input|durability|queries)$/)'
 # The simulator with the broker's real state machine: scripts/sim.sh runs it.
 simulations='package(ledgermq-tests) & binary(/^(simulation|simulation_scenarios|planted)$/)'
 # The bugs that the log's own model must find, without a broker.
@@ -92,7 +98,7 @@ machine_planted() { nextest -p ledgermq-broker --features planted-bugs --run-ign
 setup_tests
 parts+=("$(printf '%-34s %6d s   ok' "machine and tools" $((SECONDS - started)))")
 
-part "format" cargo fmt --all --check
+part "format" format
 part "licences, bans, sources" cargo deny --log-level error check licenses bans sources
 part "build" cargo build --locked --workspace --all-targets || finish
 # The process tests run a copy: a later part that builds must not change the program under their feet.
@@ -105,7 +111,7 @@ part "doctests" cargo test --locked --workspace --doc
 part "simulation, $sim_seeds seeds" scripts/sim.sh "$sim_seeds"
 if [ "$quick" = no ]; then
     part "fuzzing of the decoders" scripts/fuzz.sh 5
-    part "processes and Java clients" nextest -p ledgermq-tests -E "$processes"
+    part "processes and official clients" nextest -p ledgermq-tests -E "$processes"
     part "quickstart drill" scripts/quickstart.sh --messages 20000 --base-port 19876
     # Last, together: what is built with planted bugs is built for all of them.
     part "planted bugs, the log" log_planted

@@ -224,13 +224,30 @@ impl Cluster {
         Ok(())
     }
 
+    /// Broker names of all groups.
+    pub fn brokers(&self) -> Result<Vec<String>> {
+        Ok(self.node(1)?.groups.into_keys().collect())
+    }
+
+    /// Waits for a leader of this broker name that answers, and names its address.
+    pub fn await_leading(&self, broker: &str) -> Result<String> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match leading_address(&self.namesrv, broker).and_then(|address| serves(&address).map(|()| address)) {
+                Ok(address) => return Ok(address),
+                Err(e) => ensure!(Instant::now() < deadline, "no leader of {broker} within {PATIENCE:?}: {e:#}"),
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
     /// Waits for a leader that answers, other than `not`.
     pub fn await_leader(&self, not: Option<u64>) -> Result<Node> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let why = match self.leader() {
                 Ok(node) if Some(node.id) == not => format!("node {} still leads by the route", node.id),
-                Ok(node) => match serves(&node) {
+                Ok(node) => match serves(node.address()) {
                     Ok(()) => return Ok(node),
                     Err(e) => format!("node {}: {e:#}", node.id),
                 },
@@ -332,9 +349,13 @@ fn tail(path: &Path, lines: usize) -> String {
 
 /// Address of the leader of the first group, as the name server gives it to every client.
 pub fn leader_address(namesrv: &str) -> Result<String> {
+    leading_address(namesrv, GROUP)
+}
+
+fn leading_address(namesrv: &str, broker: &str) -> Result<String> {
     let info = cluster_info(namesrv)?;
-    let address = &info["brokerAddrTable"][GROUP]["brokerAddrs"]["0"];
-    Ok(address.as_str().with_context(|| format!("{GROUP} has no broker 0 in {info}"))?.to_owned())
+    let address = &info["brokerAddrTable"][broker]["brokerAddrs"]["0"];
+    Ok(address.as_str().with_context(|| format!("{broker} has no broker 0 in {info}"))?.to_owned())
 }
 
 /// The cluster as the first name server of a list that answers tells it.
@@ -361,10 +382,10 @@ fn cluster_info_of(namesrv: &str) -> Result<serde_json::Value> {
     serde_json::from_str(&text).context("the cluster info is no JSON")
 }
 
-/// Whether the node answers a read that only a serving leader answers.
-fn serves(node: &Node) -> Result<()> {
+/// Whether a read that only a serving leader answers is answered.
+fn serves(address: &str) -> Result<()> {
     let fields = [("topic", "TBW102".to_owned()), ("queueId", "0".to_owned())];
-    let answer = Connection::open(node.address())?.call(code::MAX_OFFSET, &fields, &[])?;
+    let answer = Connection::open(address)?.call(code::MAX_OFFSET, &fields, &[])?;
     ensure!(answer.code == 0, "code {}, {}", answer.code, answer.remark);
     Ok(())
 }

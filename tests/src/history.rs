@@ -1,11 +1,12 @@
 //! Histories: what clients did and saw, one JSON object a line, written by the client side before and after each call.
 //!
 //! ```text
-//! load.rs, Java peers -- Event lines --> file --> History::read --> checker.rs
+//! load.rs, peers (Java, Go) -- Event lines --> file --> History::read --> checker.rs
 //! ```
 //! All processes of a test run on one machine, so `t` (CLOCK_MONOTONIC, ns) of different files may be compared. A
 //! history never holds anything a broker counted: the checker would then judge the broker by its own words.
 
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -46,7 +47,7 @@ pub enum Event {
         process: String,
         /// The call.
         op: u64,
-        /// Queue that took it.
+        /// Queue that took it, by its [`queue_number`].
         queue: i32,
         /// Its offset there.
         offset: u64,
@@ -114,6 +115,9 @@ pub enum Event {
         /// Keys, when the message has some.
         #[serde(default)]
         keys: Option<String>,
+        /// The user property that peers set (`words.rs`), when the message has it.
+        #[serde(default)]
+        user: Option<String>,
         /// Whether this consumer promises one listener at a time per queue, so that deliveries must rise.
         #[serde(default)]
         ordered: bool,
@@ -151,6 +155,13 @@ pub enum Event {
 
 fn one() -> u32 {
     1
+}
+
+/// A queue in histories: its id, plus 1,000 for each broker name before its own. `broker-b`'s queue 2 is 1002, and in a
+/// cluster of one group a queue's number is its id. The peers count alike.
+pub fn queue_number(broker: &str, id: i32) -> i32 {
+    let place = broker.bytes().last().map_or(0, |letter| i32::from(letter.saturating_sub(b'a')));
+    1_000 * place + id
 }
 
 /// CLOCK_MONOTONIC in ns: the clock of all histories, and of `System.nanoTime` on Linux.
@@ -220,6 +231,32 @@ impl History {
     /// Number of acknowledged sends.
     pub fn acked(&self) -> usize {
         self.events.iter().filter(|e| matches!(e, Event::Ok { .. })).count()
+    }
+
+    /// Number of sends that were acknowledged after `since` (ns).
+    pub fn acked_after(&self, since: u64) -> usize {
+        self.events.iter().filter(|e| matches!(e, Event::Ok { t, .. } if *t > since)).count()
+    }
+
+    /// Ids of the messages that were acknowledged.
+    pub fn acked_ids(&self) -> HashSet<&str> {
+        let mut calls = HashMap::new();
+        let mut acked = HashSet::new();
+        for event in &self.events {
+            match event {
+                Event::Invoke { process, op, id, .. } => {
+                    calls.insert((process, op), id.as_str());
+                }
+                Event::Ok { process, op, .. } => acked.extend(calls.get(&(process, op))),
+                _ => {}
+            }
+        }
+        acked
+    }
+
+    /// Ids of the messages that were delivered.
+    pub fn delivered_ids(&self) -> HashSet<&str> {
+        self.events.iter().filter_map(|e| if let Event::Deliver { id, .. } = e { Some(&**id) } else { None }).collect()
     }
 
     /// Longest time between two acknowledgements, or from `from` to the first and from the last to `until`, in ns.

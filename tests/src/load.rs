@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::cluster::{Cluster, PATIENCE, POLL, leader_address};
-use crate::history::{Event, History, Writer, monotonic_ns};
+use crate::history::{Event, History, Writer, monotonic_ns, queue_number};
 use crate::payload;
 use crate::wire::{self, Connection, code};
 
@@ -228,18 +228,19 @@ impl Drop for Observer {
     }
 }
 
-/// Reads every queue of `topic` from 0 to its end at the leader, as events of the reader `final`.
+/// Reads every queue of `topic` from 0 to its end at the leaders of all groups, as events of the reader `final`.
 pub fn drain(cluster: &Cluster, topic: &str) -> Result<Vec<Event>> {
-    let leader = cluster.await_leader(None)?;
-    let mut connection = Connection::open(leader.address())?;
     let mut events = Vec::new();
-    for queue in 0..QUEUES {
-        let end = max_offset(&mut connection, topic, queue)?;
-        let mut next = 0;
-        let deadline = Instant::now() + PATIENCE;
-        while next < end {
-            ensure!(Instant::now() < deadline, "{topic} queue {queue}: read {next} of {end} within {PATIENCE:?}");
-            next = pull(&mut connection, topic, queue, next, &mut events)?;
+    for broker in cluster.brokers()? {
+        let mut connection = Connection::open(&cluster.await_leading(&broker)?)?;
+        for id in 0..QUEUES {
+            let end = max_offset(&mut connection, topic, id)?;
+            let mut next = 0;
+            let deadline = Instant::now() + PATIENCE;
+            while next < end {
+                ensure!(Instant::now() < deadline, "{topic} queue {id}: read {next} of {end} within {PATIENCE:?}");
+                next = pull(&mut connection, &broker, topic, id, next, &mut events)?;
+            }
         }
     }
     Ok(events)
@@ -251,7 +252,14 @@ pub fn max_offset(connection: &mut Connection, topic: &str, queue: i32) -> Resul
     Ok(connection.call(code::MAX_OFFSET, &fields, &[])?.success("maximum offset")?.number("offset")? as u64)
 }
 
-fn pull(connection: &mut Connection, topic: &str, queue: i32, from: u64, events: &mut Vec<Event>) -> Result<u64> {
+fn pull(
+    connection: &mut Connection,
+    broker: &str,
+    topic: &str,
+    queue: i32,
+    from: u64,
+    events: &mut Vec<Event>,
+) -> Result<u64> {
     const SUBSCRIPTION_IN_HEADER: i32 = 4;
     let fields = [
         ("consumerGroup", "tests-final".to_owned()),
@@ -266,7 +274,7 @@ fn pull(connection: &mut Connection, topic: &str, queue: i32, from: u64, events:
         ("subVersion", "0".to_owned()),
         ("expressionType", "TAG".to_owned()),
     ];
-    let what = || format!("pull of {topic} queue {queue} at {from}");
+    let what = || format!("pull of {topic} queue {queue} of {broker} at {from}");
     let answer = connection.call(code::PULL, &fields, &[])?.success(&what())?;
     let next = answer.number("nextBeginOffset")? as u64;
     let records = wire::records(&answer.body).with_context(what)?;
@@ -277,7 +285,7 @@ fn pull(connection: &mut Connection, topic: &str, queue: i32, from: u64, events:
             t: monotonic_ns(),
             process: "final".into(),
             topic: record.topic,
-            queue,
+            queue: queue_number(broker, queue),
             offset: record.queue_offset,
             id: payload::id(&record.body),
             hash: payload::hash(&record.body),

@@ -1,5 +1,5 @@
-//! Message bodies whose content can be judged: the id, a line feed, and filling that depends on the id. The Java peers
-//! make the same (`Payload.java`).
+//! Message bodies whose content can be judged: the id, a line feed, and filling that depends on the id. The Java and
+//! Go peers make the same (`Payload.java`, `payload.go`).
 
 /// The body of the message `id`, `size` bytes long (never shorter than the id and its line feed).
 pub fn make(id: &str, size: usize) -> Vec<u8> {
@@ -23,9 +23,9 @@ pub fn hash(body: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    /// The Java peers and this module must agree on every byte, or each of their messages would look altered.
+    /// The peers and this module must agree on every byte, or each of their messages would look altered.
     #[test]
-    fn bodies_are_those_of_the_java_peers() {
+    fn bodies_are_those_of_the_peers() {
         let body = make("p-0", 200);
         assert_eq!((body.len(), id(&body).as_str(), hash(&body).as_str()), (200, "p-0", "9bc3b326"));
         assert_eq!(make("p-10", 2), b"p-10\n");

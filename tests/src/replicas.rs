@@ -16,12 +16,7 @@ const STATE_DIGEST: i32 = 91_002;
 
 /// Waits until all nodes have applied the same index of each group, and demands the same digest there.
 pub fn await_same_state(cluster: &Cluster) -> Result<()> {
-    groups(cluster)?.iter().try_for_each(|group| await_same_state_of(cluster, group).context(group.clone()))
-}
-
-/// Broker names of the cluster.
-fn groups(cluster: &Cluster) -> Result<Vec<String>> {
-    Ok(cluster.node(1)?.groups.into_keys().collect())
+    cluster.brokers()?.iter().try_for_each(|group| await_same_state_of(cluster, group).context(group.clone()))
 }
 
 fn await_same_state_of(cluster: &Cluster, group: &str) -> Result<()> {
@@ -53,7 +48,7 @@ fn state(address: &str) -> Result<(u64, String)> {
 
 /// Stops the cluster and demands equal log bytes of all replicas up to the smallest commit position, in each group.
 pub fn stop_and_compare(cluster: &mut Cluster) -> Result<()> {
-    let (folders, groups) = (folders(cluster)?, groups(cluster)?);
+    let (folders, groups) = (folders(cluster)?, cluster.brokers()?);
     cluster.stop()?;
     for group in groups {
         let logs: Vec<PathBuf> = folders.iter().map(|folder| folder.join(&group)).collect();

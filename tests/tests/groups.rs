@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use ledgermq_tests::checker::{Expect, check};
 use ledgermq_tests::cluster::{Cluster, PATIENCE, report, signal};
 use ledgermq_tests::history::{Event, History, monotonic_ns};
-use ledgermq_tests::java::Peer;
 use ledgermq_tests::load::{self, Load, Plan};
+use ledgermq_tests::peer::{Library, Peer};
 use ledgermq_tests::{program, replicas};
 use rustix::process::Signal;
 
@@ -82,7 +82,7 @@ fn no_send_fails_when_a_leader_is_told_to_stop() {
         ("poll-ms", "2000"),
         ("pause-ms", "1"),
     ];
-    let mut java = Peer::start("Produce", "java", dir.path(), &options).unwrap();
+    let mut java = Peer::start(Library::Java5, "Produce", "java", dir.path(), &options).unwrap();
     java.await_history("messages", PATIENCE, |h| h.acked() > 200).unwrap();
     for _ in 0..2 {
         load.await_acked(BETWEEN).unwrap();
@@ -131,7 +131,7 @@ fn clients_go_on_while_name_servers_die_and_come_back() {
         ("poll-ms", "500"),
         ("pause-ms", "1"),
     ];
-    let mut java = Peer::start("Produce", "java", dir.path(), &options).unwrap();
+    let mut java = Peer::start(Library::Java5, "Produce", "java", dir.path(), &options).unwrap();
     let go_on = |what: &str, load: &Load, java: &mut Peer| {
         load.await_acked(BETWEEN).unwrap();
         let acked = java.history().unwrap().acked();

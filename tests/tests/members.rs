@@ -87,6 +87,7 @@ impl Member {
                 hash: payload::hash(line.body.as_bytes()),
                 tag: None,
                 keys: None,
+                user: None,
                 ordered: true,
             });
         }

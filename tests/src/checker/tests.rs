@@ -71,6 +71,7 @@ impl Book {
             hash,
             tag: None,
             keys: None,
+            user: None,
             ordered: true,
         });
     }

@@ -1,12 +1,17 @@
 package io.ledgermq.peer;
 
+import java.util.Locale;
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
 import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
+import org.apache.rocketmq.client.consumer.listener.ConsumeOrderlyStatus;
 import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
+import org.apache.rocketmq.client.consumer.listener.MessageListenerOrderly;
 import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
-import org.apache.rocketmq.common.message.MessageExt;
 
-/** Consumes with DefaultMQPushConsumer until the leash is cut, and writes every delivery. */
+/**
+ * Consumes with DefaultMQPushConsumer until the leash is cut, and writes every delivery. Models: clustering and
+ * broadcasting; with order, one listener at a time per queue.
+ */
 public final class Consume {
     private Consume() {}
 
@@ -22,20 +27,21 @@ public final class Consume {
         consumer.setPollNameServerInterval(options.number("poll-ms", 30_000));
         consumer.setPersistConsumerOffsetInterval(options.number("persist-ms", 5_000));
         consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
+        // The class has another name in 4.x and 5.x, so it is not named here.
+        String model = options.text("model", "clustering").toUpperCase(Locale.ROOT);
+        consumer.setMessageModel(Enum.valueOf(consumer.getMessageModel().getDeclaringClass(), model));
         consumer.subscribe(options.text("topic"), options.text("tags", "*"));
-        consumer.registerMessageListener((MessageListenerConcurrently) (messages, context) -> {
-            for (MessageExt message : messages) {
-                history.deliver(
-                    group,
-                    message.getTopic(),
-                    message.getQueueId(),
-                    message.getQueueOffset(),
-                    Payload.read(message.getBody()),
-                    message.getTags(),
-                    message.getKeys());
-            }
-            return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
-        });
+        if (options.number("order", 0) != 0) {
+            consumer.registerMessageListener((MessageListenerOrderly) (messages, context) -> {
+                messages.forEach(message -> history.deliver(group, message, true));
+                return ConsumeOrderlyStatus.SUCCESS;
+            });
+        } else {
+            consumer.registerMessageListener((MessageListenerConcurrently) (messages, context) -> {
+                messages.forEach(message -> history.deliver(group, message, false));
+                return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+            });
+        }
         consumer.start();
         history.mark("started");
         leash.await();

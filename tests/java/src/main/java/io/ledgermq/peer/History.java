@@ -7,6 +7,8 @@ import java.io.UncheckedIOException;
 import java.nio.charset.StandardCharsets;
 import java.util.LinkedHashMap;
 import java.util.Map;
+import org.apache.rocketmq.common.message.MessageExt;
+import org.apache.rocketmq.common.message.MessageQueue;
 
 /**
  * The history of this process on standard output: one JSON object a line, one write a line, so that a kill costs the
@@ -30,10 +32,10 @@ final class History {
         put(event);
     }
 
-    void ok(long op, int queue, long offset) {
+    void ok(long op, MessageQueue queue, long offset) {
         Map<String, Object> event = event("ok");
         event.put("op", op);
-        event.put("queue", queue);
+        event.put("queue", queueNumber(queue.getBrokerName(), queue.getQueueId()));
         event.put("offset", offset);
         put(event);
     }
@@ -48,17 +50,26 @@ final class History {
         outcome("info", op, error);
     }
 
-    void deliver(String group, String topic, int queue, long offset, Payload payload, String tag, String keys) {
+    /** A message was handed over; ordered when this consumer gets the messages of a queue one after the other. */
+    void deliver(String group, MessageExt message, boolean ordered) {
+        Payload payload = Payload.read(message.getBody());
         Map<String, Object> event = event("deliver");
         event.put("group", group);
-        event.put("topic", topic);
-        event.put("queue", queue);
-        event.put("offset", offset);
+        event.put("topic", message.getTopic());
+        event.put("queue", queueNumber(message.getBrokerName(), message.getQueueId()));
+        event.put("offset", message.getQueueOffset());
         event.put("id", payload.id());
         event.put("hash", payload.hash());
-        event.put("tag", tag);
-        event.put("keys", keys);
+        event.put("tag", message.getTags());
+        event.put("keys", message.getKeys());
+        event.put("user", message.getUserProperty(Words.USER_PROPERTY));
+        event.put("ordered", ordered);
         put(event);
+    }
+
+    /** A queue's number over all brokers: its id, plus 1,000 for each broker name before its own. */
+    private static int queueNumber(String broker, int id) {
+        return 1_000 * (broker.charAt(broker.length() - 1) - 'a') + id;
     }
 
     void mark(String what) {
@@ -87,7 +98,7 @@ final class History {
         event.forEach((key, value) -> {
             if (value != null) {
                 line.append(line.length() > 1 ? "," : "").append('"').append(key).append("\":");
-                if (value instanceof Number) {
+                if (value instanceof Number || value instanceof Boolean) {
                     line.append(value);
                 } else {
                     quote(line, value.toString());

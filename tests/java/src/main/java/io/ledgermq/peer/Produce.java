@@ -92,9 +92,8 @@ public final class Produce {
     private Out message(int n) {
         Payload payload = Payload.of(process + "-" + n, size);
         Message message = new Message(topic, payload.bytes());
-        if (options.number("tagged", 0) != 0) {
-            message.setTags(n % 2 == 0 ? "even" : "odd");
-            message.setKeys("key-" + payload.id() + " every");
+        if (options.number("words", 0) != 0) {
+            Words.speak(message, payload.id(), n);
         }
         return new Out(payload, message);
     }
@@ -107,7 +106,7 @@ public final class Produce {
 
     private void settle(long op, SendResult result) {
         if (result.getSendStatus() == SendStatus.SEND_OK) {
-            history.ok(op, result.getMessageQueue().getQueueId(), result.getQueueOffset());
+            history.ok(op, result.getMessageQueue(), result.getQueueOffset());
         } else {
             history.unknown(op, result.getSendStatus().name());
         }
@@ -205,7 +204,7 @@ public final class Produce {
             SendResult result = producer.send(messages);
             for (int i = 0; i < length; i++) {
                 if (result.getSendStatus() == SendStatus.SEND_OK) {
-                    history.ok(ops.get(i), result.getMessageQueue().getQueueId(), result.getQueueOffset() + i);
+                    history.ok(ops.get(i), result.getMessageQueue(), result.getQueueOffset() + i);
                 } else {
                     history.unknown(ops.get(i), result.getSendStatus().name());
                 }
