@@ -20,6 +20,12 @@ pub const MEMBERS_MAX: usize = 9;
 /// Most name servers: each costs a connection and a heartbeat per second and group.
 pub const NAMESRV_MAX: usize = 8;
 
+/// Least [`BrokerConfig::disk_keep_bytes`] other than 0.
+const DISK_KEEP_MIN: u64 = 64 << 20;
+
+/// Largest [`BrokerConfig::disk_keep_bytes`].
+const DISK_KEEP_MAX: u64 = 1 << 50;
+
 /// Longest [`BrokerConfig::drain_linger_ms`].
 const DRAIN_LINGER_MAX_MS: u64 = 600_000;
 
@@ -51,6 +57,10 @@ pub struct BrokerConfig {
     /// Whether a send to an unknown topic creates it (RocketMQ's `autoCreateTopicEnable`). Default true.
     #[serde(default = "yes")]
     pub auto_create_topics: bool,
+    /// Bytes of the disk under `data_dir` that are kept free: below them the node leads no group while another member has room, and
+    /// refuses sends where none has. Default 0: two segments per group and 256 MiB; otherwise 64 MiB to 1 PiB.
+    #[serde(default)]
+    pub disk_keep_bytes: u64,
     /// Milliseconds for which a node that was told to stop (SIGTERM) goes on passing requests to the new leaders, until no client
     /// has sent any for 5 s: stock clients keep an address for up to 30 s. Default 35,000; 0 to 600,000.
     #[serde(default = "default_drain_linger_ms")]
@@ -244,6 +254,12 @@ impl BrokerConfig {
             "drain_linger_ms",
             self.drain_linger_ms,
             "allowed are 0 to 600000",
+        )?;
+        check(
+            self.disk_keep_bytes == 0 || (DISK_KEEP_MIN..=DISK_KEEP_MAX).contains(&self.disk_keep_bytes),
+            "disk_keep_bytes",
+            self.disk_keep_bytes,
+            "allowed are 0 and 67108864 (64 MiB) to 1125899906842624 (1 PiB)",
         )?;
         self.limits.validate()?;
         check((1..=GROUPS_MAX).contains(&self.groups.len()), "groups", self.groups.len(), "give 1 to 16 [[groups]]")?;
@@ -461,7 +477,7 @@ mod tests {
     /// A wrong key or value must be refused with its name, so that a typing error never means a default.
     #[test]
     fn each_bad_key_is_named() {
-        let bad: [(&str, &str, &[&str]); 11] = [
+        let bad: [(&str, &str, &[&str]); 12] = [
             ("node_id = 1", "node_id = 1\nnode_name = \"x\"", &["node_name"]),
             ("node_id = 1", "node_id = 0", &["node_id"]),
             ("node_id = 1", "node_id = 1\nflush = \"async\"", &["flush", "sync"]),
@@ -475,6 +491,7 @@ mod tests {
                 "raft_id = 1\n        preferred_leader = 9\n        listen",
                 &["preferred_leader", "members"],
             ),
+            ("node_id = 1", "node_id = 1\ndisk_keep_bytes = 5", &["disk_keep_bytes", "67108864"]),
             ("node_id = 1", "node_id = 1\ndrain_linger_ms = 600001", &["drain_linger_ms", "600000"]),
             ("raft_id = 2,", "raft_id = 1,", &["groups[0].members[1].raft_id"]),
         ];

@@ -6,6 +6,7 @@
 mod health;
 mod layer;
 mod leading;
+pub(crate) mod room;
 mod timers;
 
 #[cfg(test)]
@@ -32,6 +33,7 @@ use tokio::task::JoinSet;
 use self::health::Health;
 use self::layer::{Opened, set_up};
 use self::leading::{give_back, hand_over_to_any, step_aside};
+use self::room::Room;
 use self::timers::run_timers;
 use crate::apply::BrokerMachine;
 use crate::config::{BrokerConfig, ConfigError, GroupConfig, Limits};
@@ -169,10 +171,14 @@ impl BrokerNode {
         let (stop_reports, reports_stop) = watch::channel(false);
         let (mut clients, mut reports, mut timers) = (JoinSet::new(), JoinSet::new(), JoinSet::new());
         let (mut replicas, mut woken) = (Vec::new(), Vec::new());
+        let segment_sizes = handles.iter().map(|handle| handle.reader().layout().segment_size);
+        let room = Room::new(&config.data_dir, config.disk_keep_bytes, segment_sizes);
+        timers.spawn(Arc::clone(&room).watch());
         for (((group, handle), identity), parts) in config.groups.iter().zip(handles).zip(identities).zip(parts) {
             let opened = parts.opened.get().expect("an open node has opened its layers").clone();
             let waiting = (parts.pulls, parts.woken.applied.clone());
-            replicas.push(Arc::new(make_replica(&config, group, handle, identity, opened, waiting)));
+            let room = Arc::clone(&room);
+            replicas.push(Arc::new(make_replica(&config, group, handle, (identity, room), opened, waiting)));
             woken.push(parts.woken);
         }
         let forwarders: Vec<_> = replicas.iter().map(|replica| Forwarder::new(Arc::clone(replica))).collect();
@@ -256,7 +262,7 @@ fn make_replica(
     config: &BrokerConfig,
     group: &GroupConfig,
     handle: GroupHandle<BrokerStamper<Ticket>>,
-    identity: Arc<Identity>,
+    (identity, room): (Arc<Identity>, Arc<Room>),
     opened: Opened,
     (pulls, applied): (Arc<ParkedPulls<ParkedPull>>, watch::Receiver<u64>),
 ) -> Replica {
@@ -283,6 +289,8 @@ fn make_replica(
         applied,
         gate: Gate::default(),
         draining: AtomicBool::new(false),
+        room,
+        refuses_sends: AtomicBool::new(false),
         private_requests: config.insecure || group.listen.ip().is_loopback(),
         started: Instant::now(),
     }

@@ -23,6 +23,7 @@ use crate::handler::pull::ParkedPull;
 use crate::handler::runtime_info::FirstMessage;
 use crate::handler::send::Sending;
 use crate::identity::Identity;
+use crate::node::room::Room;
 use crate::server::ticket::{SendTicket, Ticket, complete_now};
 use crate::stamp::{Answer, BrokerStamper, Item, OffsetBuffer};
 use crate::stats::{Now, Stats};
@@ -73,6 +74,10 @@ pub struct Replica {
     pub(crate) gate: Gate,
     /// Set once the node is to stop: it leads no more.
     pub(crate) draining: AtomicBool,
+    /// The disk of the node.
+    pub(crate) room: Arc<Room>,
+    /// Set while the disk is full and no other member has room.
+    pub(crate) refuses_sends: AtomicBool,
     /// Whether private requests are answered: only where nobody else can reach the port.
     pub private_requests: bool,
     /// Origin of times kept as numbers.
@@ -129,6 +134,13 @@ impl Replica {
     /// A watch on whether the gate for such requests is open.
     pub(crate) fn watch_gate(&self) -> watch::Receiver<bool> {
         self.gate.watch.subscribe()
+    }
+
+    /// Why sends are refused, when the disk is full and no other member has room.
+    pub(crate) fn no_room(&self) -> Option<String> {
+        let refuses = self.refuses_sends.load(Ordering::Relaxed);
+        let identity = self.identity();
+        refuses.then(|| format!("replica {} of {} has no room: {}", identity.raft_id, identity.broker_name, self.room))
     }
 
     /// Whether this node is about to stop.

@@ -104,6 +104,9 @@ for root in roots:
 /// Bytes of a node's disk (a sparse file).
 const DISK_BYTES: u64 = 2 << 30;
 
+/// Name of the file that fills a disk.
+const FILLER: &str = "filler";
+
 /// Prefix of the folders that hold disks; the number behind it is the process that mounted them.
 const PREFIX: &str = "ledgermq-disks-";
 
@@ -149,6 +152,21 @@ impl Disks {
     fn mount(&self, node: u64) -> Result<()> {
         program::run(Command::new("mount").args(["-o", "loop"]).arg(self.image(node)).arg(self.mount_point(node)))?;
         Ok(())
+    }
+
+    /// Fills a node's disk but for `left` bytes.
+    pub fn fill(&self, node: u64, left: u64) -> Result<()> {
+        let disk = rustix::fs::statvfs(self.mount_point(node))?;
+        let free = disk.f_bavail * disk.f_frsize;
+        let filler = File::create(self.mount_point(node).join(FILLER))?;
+        let flags = rustix::fs::FallocateFlags::empty();
+        rustix::fs::fallocate(&filler, flags, 0, free.saturating_sub(left).max(1))?;
+        Ok(())
+    }
+
+    /// Takes away what [`Disks::fill`] made.
+    pub fn make_room(&self, node: u64) -> Result<()> {
+        Ok(std::fs::remove_file(self.mount_point(node).join(FILLER))?)
     }
 
     /// Cuts the power of all disks within the same millisecond or so. The processes still run, and meet EIO.

@@ -212,3 +212,66 @@ fn a_failed_sync_ends_the_node_and_loses_nothing() {
     assert!(result.clean(), "{result}");
     replicas::judge(&mut cluster).unwrap();
 }
+
+/// Would break: a disk that fills up. The leader gives way to a member with room and no send fails; where nobody has room sends are
+/// refused with the cause, and nothing is lost; with room they are taken again within seconds, by themselves.
+#[test]
+fn a_full_disk_moves_the_leadership_and_then_refuses_sends_with_the_cause() {
+    /// Left free: below the mark of one group with segments of 64 MiB (384 MiB), and enough for what is under way.
+    const LEFT_BYTES: u64 = 200 << 20;
+    let _alone = alone::hold().unwrap();
+    let disks = Disks::new().unwrap();
+    let mut cluster = Cluster::start_in(disks.dir()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let load =
+        Load::start(cluster.namesrv(), dir.path(), &Plan { topic: "full".into(), producers: 4, size: 1024 }).unwrap();
+    load.await_acked(500).unwrap();
+    let leader = cluster.await_leader(None).unwrap();
+    disks.fill(leader.id, LEFT_BYTES).unwrap();
+    cluster.await_leader(Some(leader.id)).unwrap();
+    load.await_acked(500).unwrap();
+    let files = load.stop().unwrap();
+    let history = load::history(&cluster, "full", &files).unwrap();
+    let result = check(&history, &Expect::default());
+    assert!(result.clean(), "{result}");
+    assert_eq!(result.sends, result.acked, "no send fails while a member has room: {result}");
+
+    for node in cluster.nodes().unwrap().iter().filter(|node| node.id != leader.id) {
+        disks.fill(node.id, LEFT_BYTES).unwrap();
+    }
+    let deadline = Instant::now() + PATIENCE;
+    let refused = loop {
+        let mut connection = Connection::open(cluster.await_leader(None).unwrap().address()).unwrap();
+        match load::lone_send(&mut connection, "full-probe", "probe") {
+            Err(refusal) if format!("{refusal:#}").contains("has no room") => break format!("{refusal:#}"),
+            _ => assert!(Instant::now() < deadline, "sends are taken though every disk is full"),
+        }
+        std::thread::sleep(POLL);
+    };
+    assert!(
+        refused.contains("code 14") && refused.contains("MiB are free at") && refused.contains("/data"),
+        "{refused}"
+    );
+    let mut reader = Connection::open(cluster.await_leader(None).unwrap().address()).unwrap();
+    load::max_offset(&mut reader, "full", 0).unwrap();
+
+    let room_again = Instant::now();
+    for node in cluster.nodes().unwrap() {
+        disks.make_room(node.id).unwrap();
+    }
+    loop {
+        let leader = cluster.await_leader(None).unwrap();
+        let sent = Connection::open(leader.address())
+            .and_then(|mut connection| load::lone_send(&mut connection, "full-probe", "probe"));
+        if sent.is_ok() {
+            break;
+        }
+        assert!(room_again.elapsed() < Duration::from_secs(10), "sends are refused though there is room: {sent:?}");
+        std::thread::sleep(POLL);
+    }
+    report(&format!(
+        "refused with: {refused}\ntaken again {} ms after there was room",
+        room_again.elapsed().as_millis()
+    ));
+    replicas::judge(&mut cluster).unwrap();
+}

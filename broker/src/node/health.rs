@@ -52,10 +52,13 @@ impl Readiness for Health {
 
 /// Figures of each group in the text format of Prometheus.
 fn metrics(replicas: &[Arc<Replica>]) -> String {
-    let gauges: [Gauge; 9] = [
+    let gauges: [Gauge; 10] = [
         ("ledgermq_leads", "1 when this replica leads and serves, else 0", |replica| u64::from(replica.serves())),
         ("ledgermq_unfit", "1 when this replica should not lead (disk hangs, clock off), else 0", |replica| {
             u64::from(replica.handle.unfit().is_some())
+        }),
+        ("ledgermq_disk_free_bytes", "free bytes of the disk under the data folder", |replica| {
+            replica.room.free_bytes()
         }),
         ("ledgermq_term", "Raft term", |replica| replica.role().term),
         ("ledgermq_commit_index", "committed Raft index", |replica| replica.handle.commit_index()),

@@ -37,6 +37,9 @@ const FIT_INTERVAL: Duration = Duration::from_millis(200);
 /// Looks in a row that must find it unfit: after a pause of the process everything seems late for a moment.
 const UNFIT_LOOKS: u32 = 5;
 
+/// Looks after which a leader without room looks for a member with room again.
+const FULL_LOOKS: u32 = 10;
+
 /// Entries by which it may lie behind.
 const LAG_MAX: u64 = 1_000;
 
@@ -66,20 +69,22 @@ async fn hand_over(replica: &Replica, to: RaftId, why: &str) -> bool {
 }
 
 /// Hands the leadership to whoever can take it best, if this replica leads and there is somebody.
-pub(super) async fn hand_over_to_any(replica: &Replica, forwarder: &Forwarder, why: &str) {
+/// Returns whether this replica leads no more.
+pub(super) async fn hand_over_to_any(replica: &Replica, forwarder: &Forwarder, why: &str) -> bool {
     if !matches!(replica.role().role, Role::Leader { .. }) {
-        return;
+        return true;
     }
-    let Some(status) = replica.handle.status().await else { return };
+    let Some(status) = replica.handle.status().await else { return false };
     let mut peers: Vec<_> =
         status.peers.iter().filter(|peer| status.membership.voters.contains(&peer.raft_id)).collect();
     // One that was silent this half second may still be well; it is asked last.
     peers.sort_by_key(|peer| Reverse((peer.active, peer.matched)));
     for peer in peers {
         if forwarder.may_lead(peer.raft_id).await && hand_over(replica, peer.raft_id, why).await {
-            return;
+            return true;
         }
     }
+    false
 }
 
 /// While this replica leads in the place of `preferred`: hands over once that member has been well for a while. Runs until the
@@ -112,14 +117,15 @@ pub(super) async fn give_back(replica: Arc<Replica>, forwarder: Arc<Forwarder>, 
     }
 }
 
-/// Hands the leadership over while this replica is unfit to lead. Runs until the task is aborted.
+/// Hands the leadership over while this replica is unfit to lead, or has no room on its disk. Runs until the task is aborted.
 pub(super) async fn step_aside(replica: Arc<Replica>, forwarder: Arc<Forwarder>) {
-    let mut unfit_looks = 0;
+    let (mut unfit_looks, mut full_looks) = (0, 0_u32);
     let mut looks = tokio::time::interval(FIT_INTERVAL);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         looks.tick().await;
-        let unfit = replica.handle.unfit().filter(|_| matches!(replica.role().role, Role::Leader { .. }));
+        let leads = matches!(replica.role().role, Role::Leader { .. });
+        let unfit = replica.handle.unfit().filter(|_| leads);
         unfit_looks = if unfit.is_some() { unfit_looks + 1 } else { 0 };
         if let Some(unfit) = unfit
             && unfit_looks >= UNFIT_LOOKS
@@ -127,6 +133,16 @@ pub(super) async fn step_aside(replica: Arc<Replica>, forwarder: Arc<Forwarder>)
             unfit_looks = 0;
             tracing::warn!(broker_name = %replica.identity().broker_name, %unfit, "this replica should not lead");
             hand_over_to_any(&replica, &forwarder, "this replica is unfit to lead").await;
+        }
+        if !leads || !replica.room.is_low() {
+            full_looks = 0;
+            replica.refuses_sends.store(false, Ordering::Relaxed);
+        } else if full_looks.is_multiple_of(FULL_LOOKS) {
+            let alone = !hand_over_to_any(&replica, &forwarder, "this disk is full").await;
+            replica.refuses_sends.store(alone, Ordering::Relaxed);
+            full_looks += 1;
+        } else {
+            full_looks += 1;
         }
     }
 }

@@ -10,7 +10,7 @@ use ledgermq_protocol::remoting::request_code::RequestCode;
 use ledgermq_protocol::remoting::response_code::ResponseCode;
 
 use super::connection::Service;
-use super::forward::{Forwarder, is_for_leader};
+use super::forward::{Forwarder, is_for_leader, stores_messages};
 use super::outbox::{Connection, Responder};
 use crate::handler::{
     batch, broker_stats, client_config, connections, consume_stats, consumer_list, heartbeat, lock, offset, pull,
@@ -82,6 +82,9 @@ impl Here {
             return responder
                 .refuse(ResponseCode::SERVICE_NOT_AVAILABLE, format!("this replica should not lead: {unfit}"));
         }
+        if self.replica.room.is_low() {
+            return responder.refuse(ResponseCode::SERVICE_NOT_AVAILABLE, self.replica.room.to_string());
+        }
         let answer = responder.command(ResponseCode::SUCCESS);
         responder.send(answer);
     }
@@ -104,6 +107,11 @@ impl Here {
     fn handle(&self, request: RemotingCommand, responder: Responder) {
         let replica = &self.replica;
         let shared = || Arc::clone(replica);
+        if stores_messages(request.code)
+            && let Some(no_room) = replica.no_room()
+        {
+            return responder.refuse(ResponseCode::SERVICE_NOT_AVAILABLE, no_room);
+        }
         match request.code {
             RequestCode::SEND_MESSAGE | RequestCode::SEND_MESSAGE_V2 => send::send(replica, &request, responder),
             RequestCode::SEND_BATCH_MESSAGE => batch::send_batch(replica, &request, responder),

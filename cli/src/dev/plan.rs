@@ -187,6 +187,7 @@ impl Plan {
             namesrv: self.namesrv_ids().map(|n| self.namesrv(n).to_string()).collect(),
             flush: FlushMode::Sync,
             auto_create_topics: true,
+            disk_keep_bytes: 0,
             drain_linger_ms: DRAIN_LINGER_MS,
             insecure: false,
             limits: Limits::default(),

@@ -72,6 +72,7 @@ pub(super) fn born(dir: &Path, members: usize) -> Vec<BrokerConfig> {
         namesrv: Vec::new(),
         flush: FlushMode::Sync,
         auto_create_topics: true,
+        disk_keep_bytes: 0,
         drain_linger_ms: 35_000,
         insecure: false,
         limits: Limits::default(),

@@ -40,15 +40,22 @@ const HELD_MAX: usize = 4_096;
 /// Pause before a leader that refused, or could not be reached, is asked again.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Whether a request is served by the leader alone.
-pub fn is_for_leader(code: i32) -> bool {
+/// Whether a request stores messages.
+pub fn stores_messages(code: i32) -> bool {
     matches!(
         code,
         RequestCode::SEND_MESSAGE
             | RequestCode::SEND_MESSAGE_V2
             | RequestCode::SEND_BATCH_MESSAGE
             | RequestCode::CONSUMER_SEND_MSG_BACK
-            | RequestCode::END_TRANSACTION
+    )
+}
+
+/// Whether a request is served by the leader alone.
+pub fn is_for_leader(code: i32) -> bool {
+    matches!(
+        code,
+        RequestCode::END_TRANSACTION
             | RequestCode::UPDATE_CONSUMER_OFFSET
             | RequestCode::LOCK_BATCH_MQ
             | RequestCode::UNLOCK_BATCH_MQ
@@ -56,7 +63,8 @@ pub fn is_for_leader(code: i32) -> bool {
             | RequestCode::DELETE_TOPIC_IN_BROKER
             | RequestCode::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP
             | RequestCode::DELETE_SUBSCRIPTIONGROUP
-    ) || is_read(code)
+    ) || stores_messages(code)
+        || is_read(code)
 }
 
 /// Those of them that can be asked again when the answer is lost.
@@ -146,11 +154,20 @@ impl Forwarder {
         let wait = forwarded.map_or(WAIT_MAX, |mark| Duration::from_millis(mark.wait_ms).min(WAIT_MAX));
         let deadline = Instant::now() + wait;
         let mut asked = None;
+        let mut refusal = None;
         loop {
             match self.leader(deadline, forwarded, asked.take()).await {
                 Leader::Here => return here(request, responder),
-                Leader::Nowhere(role) => return self.refuse(responder, role),
+                Leader::Nowhere(role) => match refusal {
+                    Some(refusal) => return responder.relay(refusal),
+                    None => return self.refuse(responder, role),
+                },
                 Leader::There(leader, term) => match self.pass_on(&request, &responder, leader, term, deadline).await {
+                    // It took nothing: not the leader any more, or without room. Its words are the answer if nobody else's are.
+                    Ok(answer) if answer.code == ResponseCode::SERVICE_NOT_AVAILABLE => {
+                        refusal = Some(answer);
+                        asked = Some((leader, term));
+                    }
                     Ok(answer) => return responder.relay(answer),
                     Err(LinkError::NotSent) => asked = Some((leader, term)),
                     Err(LinkError::Lost) if is_read(request.code) => asked = Some((leader, term)),
@@ -223,10 +240,6 @@ impl Forwarder {
             return Ok(responder.command(ResponseCode::SUCCESS));
         }
         let answer = tokio::time::timeout(ANSWER_MAX, link.ask(request)).await.map_err(|_| LinkError::Lost)??;
-        if answer.code == ResponseCode::SERVICE_NOT_AVAILABLE {
-            // It took nothing: not the leader, or not any more.
-            return Err(LinkError::NotSent);
-        }
         let mut answer = answer;
         if let Some(address) = self.replica.identity().address_of(leader) {
             // A hint: an answer without room for it is as good.
