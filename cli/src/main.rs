@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod bench;
 mod broker;
 mod consume;
 mod dev;
@@ -41,6 +42,8 @@ enum Command {
     Produce(produce::ProduceArgs),
     /// Read messages
     Consume(consume::ConsumeArgs),
+    /// Measure a running cluster: throughput, latency, cost, silences
+    Bench(bench::BenchArgs),
     /// Look at a running cluster
     Admin(admin::AdminArgs),
     /// Look at the logs of stopped replicas
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         Command::Drill(args) => drill::run(args),
         Command::Produce(args) => produce::run(args).map(|()| ExitCode::SUCCESS),
         Command::Consume(args) => consume::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Bench(args) => bench::run(args),
         Command::Admin(args) => admin::run(args).map(|()| ExitCode::SUCCESS),
         Command::Inspect(args) => inspect::run(args),
     };

@@ -14,22 +14,30 @@ use tokio::net::TcpStream;
 const HTTP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Longest answer to a probe that is read.
-const ANSWER_MAX: u64 = 16 << 10;
+const ANSWER_MAX: u64 = 64 << 10;
 
 /// Time for a name server to say who leads.
 const LEADERS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Whether `GET path` is answered with 200.
 pub(crate) async fn http_ok(address: SocketAddr, path: &str) -> bool {
+    http_text(address, path).await.is_some()
+}
+
+/// The body of a `GET path` that is answered with 200.
+pub(crate) async fn http_text(address: SocketAddr, path: &str) -> Option<String> {
     let ask = async {
         let mut socket = TcpStream::connect(address).await?;
         let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
         socket.write_all(request.as_bytes()).await?;
         let mut answer = Vec::new();
         socket.take(ANSWER_MAX).read_to_end(&mut answer).await?;
-        Ok::<_, std::io::Error>(answer.starts_with(b"HTTP/1.1 200"))
+        Ok::<_, std::io::Error>(answer)
     };
-    matches!(tokio::time::timeout(HTTP_TIMEOUT, ask).await, Ok(Ok(true)))
+    let answer = tokio::time::timeout(HTTP_TIMEOUT, ask).await.ok()?.ok()?;
+    let text = String::from_utf8_lossy(&answer);
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    head.starts_with("HTTP/1.1 200").then(|| body.to_owned())
 }
 
 /// Asks one name server, over one connection, who leads.

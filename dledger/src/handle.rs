@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use crossbeam_channel::{Sender, TrySendError};
 use tokio::sync::{oneshot, watch};
 
+use crate::log::costs::{LogCosts, LogCounters};
 use crate::log::view::LogView;
 use crate::raft_loop::{ApplyRequest, Inbox, LoopInput};
 use crate::seam::{Membership, Proposal, Stamper};
@@ -159,6 +160,7 @@ pub struct GroupHandle<S: Stamper> {
     pub(crate) published: Arc<Published>,
     pub(crate) role: watch::Receiver<RoleView>,
     pub(crate) view: LogView,
+    pub(crate) log_counters: Arc<LogCounters>,
 }
 
 impl<S: Stamper> Clone for GroupHandle<S> {
@@ -173,6 +175,7 @@ impl<S: Stamper> Clone for GroupHandle<S> {
             published: Arc::clone(&self.published),
             role: self.role.clone(),
             view: self.view.clone(),
+            log_counters: Arc::clone(&self.log_counters),
         }
     }
 }
@@ -244,6 +247,11 @@ impl<S: Stamper> GroupHandle<S> {
     /// Why this replica should not lead, if so; as of the last round of the raft loop, at most a tick ago.
     pub fn unfit(&self) -> Option<Unfit> {
         Unfit::of_code(self.published.unfit.load(Ordering::Relaxed))
+    }
+
+    /// What this replica's log has cost since the node started.
+    pub fn log_costs(&self) -> LogCosts {
+        self.log_counters.read()
     }
 
     /// The read side of the log. Serve only what is applied.

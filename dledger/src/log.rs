@@ -8,6 +8,7 @@
 //! ```
 //! A group's folder holds `meta` and `log/`; docs/formats.md draws every byte.
 
+pub mod costs;
 pub mod frame;
 pub mod index;
 pub mod meta;
@@ -18,6 +19,7 @@ pub mod segment;
 pub mod view;
 pub mod writer;
 
+pub use costs::{LogCosts, LogCounters};
 pub use frame::{Blank, FrameError, HEADER_LEN, Header, Layout, Placement, frame_len, make_header, payload_crc};
 pub use index::SparseIndex;
 pub use meta::{FirstFrame, GroupConstants, Identity, Member, Meta, MetaError, MetaFile};

@@ -182,6 +182,7 @@ impl<M: StateMachine> Node<M> {
                 published: Arc::clone(&published),
                 role: role_watch,
                 view: replica.view,
+                log_counters: replica.writer.counters(),
             });
             slots.push(GroupSlot { core: replica.core, completions: setup.completions, published, queued_bytes, role });
             writers.push(replica.writer);

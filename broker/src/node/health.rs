@@ -12,7 +12,7 @@ use crate::replica::Replica;
 const READY_LAG_MAX: u64 = 10_000;
 
 /// A figure of a replica: name, help with its unit, value.
-type Gauge = (&'static str, &'static str, fn(&Replica) -> u64);
+type Figure = (&'static str, &'static str, fn(&Replica) -> u64);
 
 /// The replicas of a node.
 pub(super) struct Health {
@@ -52,7 +52,7 @@ impl Readiness for Health {
 
 /// Figures of each group in the text format of Prometheus.
 fn metrics(replicas: &[Arc<Replica>]) -> String {
-    let gauges: [Gauge; 10] = [
+    let gauges: [Figure; 10] = [
         ("ledgermq_leads", "1 when this replica leads and serves, else 0", |replica| u64::from(replica.serves())),
         ("ledgermq_unfit", "1 when this replica should not lead (disk hangs, clock off), else 0", |replica| {
             u64::from(replica.handle.unfit().is_some())
@@ -74,9 +74,24 @@ fn metrics(replicas: &[Arc<Replica>]) -> String {
             replica.consumers.group_count() as u64
         }),
     ];
+    let counters: [Figure; 5] = [
+        ("ledgermq_log_jobs_total", "write jobs with frames since the start", |replica| {
+            replica.handle.log_costs().jobs
+        }),
+        ("ledgermq_log_frames_total", "frames written since the start", |replica| replica.handle.log_costs().frames),
+        ("ledgermq_log_frame_bytes_total", "bytes of these frames", |replica| replica.handle.log_costs().frame_bytes),
+        ("ledgermq_log_syncs_total", "fdatasync calls on segments of the log", |replica| {
+            replica.handle.log_costs().syncs
+        }),
+        ("ledgermq_log_meta_syncs_total", "fdatasync calls on the meta file of the log", |replica| {
+            replica.handle.log_costs().meta_syncs
+        }),
+    ];
     let mut text = String::new();
-    for (name, help, value) in gauges {
-        text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} gauge\n"));
+    let figures =
+        gauges.iter().map(|figure| (figure, "gauge")).chain(counters.iter().map(|figure| (figure, "counter")));
+    for ((name, help, value), kind) in figures {
+        text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
         for replica in replicas {
             let broker_name = &replica.identity().broker_name;
             text.push_str(&format!("{name}{{broker_name=\"{broker_name}\"}} {}\n", value(replica)));

@@ -9,12 +9,12 @@
 mod body;
 mod failover;
 mod faults;
-mod history;
+pub(crate) mod history;
 mod load;
 mod progress;
 mod readers;
 mod report;
-mod silence;
+pub(crate) mod silence;
 mod verifier;
 mod workload;
 

@@ -11,6 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::costs::LogCounters;
 use super::frame::{HEADER_LEN, Layout, PAGE, blank_header};
 use super::meta::{Meta, MetaFile};
 use super::recovery::{Recovered, TORN_JOB_SPAN, TailState};
@@ -48,6 +49,7 @@ pub struct LogWriter {
     dirty: BTreeSet<LogPos>,
     /// Full segments without an index file; written after the next sync.
     unsealed: BTreeSet<LogPos>,
+    counters: Arc<LogCounters>,
     /// What went wrong; everything after it is refused.
     failed: Option<String>,
 }
@@ -86,6 +88,7 @@ impl LogWriter {
             tail,
             dirty: BTreeSet::new(),
             unsealed: BTreeSet::new(),
+            counters: Arc::default(),
             failed: None,
         };
         if tail_state == TailState::TornJob {
@@ -124,6 +127,11 @@ impl LogWriter {
     /// Last frame synced.
     pub fn durable(&self) -> FramePos {
         self.durable
+    }
+
+    /// What the log has cost since it was opened.
+    pub fn counters(&self) -> Arc<LogCounters> {
+        Arc::clone(&self.counters)
     }
 
     /// The meta content as stored last.
@@ -204,10 +212,11 @@ impl LogWriter {
             meta.commit_hint = meta.commit_hint.min(self.durable.index);
         }
         if both_slots {
-            self.meta_file.store_both(&meta)?
+            self.meta_file.store_both(&meta)?;
         } else {
-            self.meta_file.store(&meta)?
+            self.meta_file.store(&meta)?;
         }
+        self.counters.meta_synced(if both_slots { 2 } else { 1 });
         self.meta = meta;
         Ok(())
     }
@@ -254,6 +263,10 @@ impl LogWriter {
     /// Writes frames behind the tail: one `pwritev` per segment, ending with zeros up to the page's end so that a
     /// recycled segment's last page need not be read first. The zeros move no position.
     fn append(&mut self, frames: &[FrameBytes]) -> io::Result<()> {
+        if !frames.is_empty() {
+            let bytes = frames.iter().map(|frame| u64::from(frame.at.len)).sum();
+            self.counters.wrote(frames.len() as u64, bytes);
+        }
         let mut rest = frames;
         while !rest.is_empty() {
             let fitting = self.fitting(rest);
@@ -344,6 +357,7 @@ impl LogWriter {
     fn sync_segments(&mut self) -> io::Result<()> {
         for base in &self.dirty {
             self.segments[base].file.sync_data()?;
+            self.counters.synced();
         }
         self.dirty.clear();
         Ok(())
