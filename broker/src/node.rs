@@ -286,6 +286,7 @@ fn make_replica(
         keys: opened.keys,
         offsets: Mutex::default(),
         in_creation: Mutex::new(HashSet::new()),
+        unrung: AtomicBool::new(false),
         applied,
         gate: Gate::default(),
         draining: AtomicBool::new(false),

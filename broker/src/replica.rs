@@ -68,6 +68,8 @@ pub struct Replica {
     pub(crate) offsets: Mutex<OffsetBuffer>,
     /// Groups whose creation was proposed by a heartbeat or pull.
     pub(crate) in_creation: Mutex<HashSet<String>>,
+    /// Whether something was proposed since the log was last told to take up what waits.
+    pub(crate) unrung: AtomicBool,
     /// Changes with every applied round.
     pub(crate) applied: watch::Receiver<u64>,
     /// Whether requests for the leader are taken; closed for the moment of a hand-over.
@@ -148,12 +150,21 @@ impl Replica {
         self.draining.load(Ordering::Acquire)
     }
 
-    /// Proposes messages; the client is answered when they are committed, or at once when the log takes nothing.
+    /// Proposes messages; the client is answered when they are committed, or at once when the log takes nothing. The log takes
+    /// them up at [`Self::ring`], so that what came together is written together.
     pub fn propose_send(&self, item: Item, ticket: SendTicket) {
         let size_hint = size_hint(&item);
         let proposal = Proposal { item, ticket: Ticket::Send(ticket), size_hint };
-        if let Err(Proposal { ticket: Ticket::Send(ticket), .. }) = self.handle.propose(proposal) {
+        if let Err(Proposal { ticket: Ticket::Send(ticket), .. }) = self.handle.enqueue(proposal) {
             complete_now(ticket, Outcome::Busy(QUEUE_FULL));
+        }
+        self.unrung.store(true, Ordering::Release);
+    }
+
+    /// Has the log take up what was proposed since the last call, by any connection.
+    pub fn ring(&self) {
+        if self.unrung.load(Ordering::Relaxed) && self.unrung.swap(false, Ordering::AcqRel) {
+            self.handle.ring();
         }
     }
 

@@ -102,9 +102,18 @@ impl<T> Inbox<T> {
     }
 
     pub(crate) fn try_send(&self, value: T) -> Result<(), TrySendError<T>> {
-        let sent = self.sender.try_send(value);
-        self.bell.ring();
+        let sent = self.put(value);
+        self.ring();
         sent
+    }
+
+    /// Puts something in without ringing: the loop sees it when it next wakes, after a tick at the latest.
+    pub(crate) fn put(&self, value: T) -> Result<(), TrySendError<T>> {
+        self.sender.try_send(value)
+    }
+
+    pub(crate) fn ring(&self) {
+        self.bell.ring();
     }
 }
 

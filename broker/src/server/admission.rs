@@ -33,6 +33,19 @@ impl Claim {
     pub fn bytes(&self) -> usize {
         self.units as usize * UNIT
     }
+
+    /// Units that it lacks to cover `bytes`, if any.
+    fn missing(&self, bytes: usize) -> Option<u32> {
+        (bytes.div_ceil(UNIT) as u32).checked_sub(self.units).filter(|more| *more > 0)
+    }
+
+    fn add(&mut self, permit: OwnedSemaphorePermit, units: u32) {
+        match &mut self.permit {
+            Some(held) => held.merge(permit),
+            none => *none = Some(permit),
+        }
+        self.units += units;
+    }
 }
 
 impl Budget {
@@ -41,24 +54,23 @@ impl Budget {
         Self { units: Arc::new(Semaphore::new(bytes / UNIT)) }
     }
 
+    /// Makes `claim` cover at least `bytes`, if there is room now; else the claim stays as it was.
+    pub fn try_grow(&self, claim: &mut Claim, bytes: usize) -> bool {
+        let Some(more) = claim.missing(bytes) else { return true };
+        let Ok(permit) = Arc::clone(&self.units).try_acquire_many_owned(more) else { return false };
+        claim.add(permit, more);
+        true
+    }
+
     /// Makes `claim` cover at least `bytes`. False when there was no room for [`ADMISSION_WAIT`]; the claim is then as it was.
     pub async fn grow(&self, claim: &mut Claim, bytes: usize) -> bool {
-        let wanted = bytes.div_ceil(UNIT) as u32;
-        let Some(more) = wanted.checked_sub(claim.units).filter(|more| *more > 0) else { return true };
-        let permit = match Arc::clone(&self.units).try_acquire_many_owned(more) {
-            Ok(permit) => permit,
-            Err(_) => {
-                match tokio::time::timeout(ADMISSION_WAIT, Arc::clone(&self.units).acquire_many_owned(more)).await {
-                    Ok(Ok(permit)) => permit,
-                    Ok(Err(_)) | Err(_) => return false,
-                }
-            }
-        };
-        match &mut claim.permit {
-            Some(held) => held.merge(permit),
-            none => *none = Some(permit),
+        if self.try_grow(claim, bytes) {
+            return true;
         }
-        claim.units = wanted;
+        let Some(more) = claim.missing(bytes) else { return true };
+        let waited = tokio::time::timeout(ADMISSION_WAIT, Arc::clone(&self.units).acquire_many_owned(more)).await;
+        let Ok(Ok(permit)) = waited else { return false };
+        claim.add(permit, more);
         true
     }
 

@@ -41,6 +41,9 @@ const FRAME_TIMEOUT: Duration = Duration::from_secs(60);
 /// Time in which a write must move at least one byte.
 const WRITE_STALL: Duration = Duration::from_secs(30);
 
+/// Requests handled in a row before the service is told, even if more have arrived: the first must not wait for all others.
+const REQUESTS_PER_TURN: u64 = 64;
+
 /// How long requests that are under way may still be answered once the peer sends no more.
 const LINGER: Duration = Duration::from_secs(3);
 
@@ -50,7 +53,12 @@ const HEAD_BUFFER_BYTES: usize = 16 * 1024;
 /// Who handles the requests of a server.
 pub trait Service: Send + Sync + 'static {
     /// Handles one request. It must not block; what takes time runs as a task of its own. The answer goes through `responder`.
+    /// It may put its work off until [`Self::taken_in`].
     fn handle(&self, request: RemotingCommand, responder: Responder);
+
+    /// Everything that had arrived is handled, or much of it: what was put off is begun now. Called before the reader waits for
+    /// anything.
+    fn taken_in(&self) {}
 
     /// The peer sends no more: forget whatever was kept for it. What is under way may still be answered.
     fn closed(&self, connection: &Arc<Connection>);
@@ -162,7 +170,11 @@ impl Reader {
                     Ok(false) => break,
                     Err(reason) => return reason,
                 }
+                if self.frames.is_multiple_of(REQUESTS_PER_TURN) {
+                    service.taken_in();
+                }
             }
+            service.taken_in();
             // Whoever does not read its answers is not read from either.
             self.connection.room().await;
             match self.fill().await {
@@ -186,7 +198,11 @@ impl Reader {
         };
         let arrived = self.buffer.len().min(head.frame_len);
         let step = if head.frame_len <= CLAIM_STEP { head.frame_len } else { arrived.next_multiple_of(CLAIM_STEP) };
-        if !self.settings.budget.grow(&mut self.claim, step).await {
+        if !self.settings.budget.try_grow(&mut self.claim, step) {
+            service.taken_in();
+            if self.settings.budget.grow(&mut self.claim, step).await {
+                return Ok(true);
+            }
             self.skip_frame(head).await?;
             return Ok(true);
         }
@@ -199,7 +215,10 @@ impl Reader {
         match frame::decode(&mut self.buffer, &self.settings.frame) {
             Ok(Some(command)) if command.is_response() => {}
             Ok(Some(command)) => {
-                self.connection.room().await;
+                if !self.connection.has_room() {
+                    service.taken_in();
+                    self.connection.room().await;
+                }
                 let responder = Responder::new(Arc::clone(&self.connection), &command, claim);
                 service.handle(command, responder);
             }

@@ -50,13 +50,22 @@ impl Service for Dispatch {
         };
         if elsewhere {
             let here = Arc::clone(&self.here);
-            return self.forwarder.hold(request, responder, move |request, responder| here.handle(request, responder));
+            return self.forwarder.hold(request, responder, move |request, responder| {
+                here.handle(request, responder);
+                // It comes from no connection's reader any more.
+                here.replica.ring();
+            });
         }
         self.here.handle(request, responder);
     }
 
+    fn taken_in(&self) {
+        self.here.replica.ring();
+    }
+
     fn closed(&self, connection: &Arc<Connection>) {
         let replica = &self.here.replica;
+        replica.ring();
         replica.consumers.drop_connection(connection.id());
         replica.producers.drop_connection(connection.id());
         if connection.has_parked.load(Ordering::Relaxed) {

@@ -22,12 +22,17 @@ const RELEASE: i32 = 3;
 const PIECES: i32 = 4;
 /// Panics.
 const PANIC: i32 = 5;
+/// Answered once everything that has arrived is taken in.
+const PUT_OFF: i32 = 6;
 
 const PIECE: &[u8] = &[7; 64 * 1024];
 
 #[derive(Default)]
 struct Fake {
     held: Mutex<Vec<(RemotingCommand, Responder)>>,
+    put_off: Mutex<Vec<Responder>>,
+    /// How many were answered together, each time.
+    together: Mutex<Vec<usize>>,
     closed: Mutex<Vec<u64>>,
 }
 
@@ -43,6 +48,7 @@ impl Service for Fake {
                 let answer = responder.command(0);
                 responder.send(answer);
             }
+            PUT_OFF => self.put_off.lock().push(responder),
             PANIC => panic!("a handler with a bug"),
             PIECES => {
                 let answer = responder.command(0);
@@ -52,6 +58,17 @@ impl Service for Fake {
                 let answer = responder.command(0).with_body(request.body);
                 responder.send(answer);
             }
+        }
+    }
+
+    fn taken_in(&self) {
+        let put_off = std::mem::take(&mut *self.put_off.lock());
+        if !put_off.is_empty() {
+            self.together.lock().push(put_off.len());
+        }
+        for responder in put_off {
+            let answer = responder.command(0);
+            responder.send(answer);
         }
     }
 
@@ -366,4 +383,37 @@ async fn stopping_closes_everything() {
     server.task.await.unwrap();
     assert!(client.is_closed().await);
     assert!(TcpStream::connect(server.address).await.is_err());
+}
+
+/// Would break: sends that wait for the next tick of the log, or share nothing although they came together.
+#[tokio::test]
+async fn requests_that_came_together_are_begun_together_and_at_once() {
+    let server = start(|_, _| {}).await;
+    let mut client = Client::connect(&server).await;
+    let mut frames = BytesMut::new();
+    for opaque in 0..5 {
+        frame::encode(&RemotingCommand::request(PUT_OFF, opaque), &mut frames).unwrap();
+    }
+    client.socket.write_all(&frames).await.unwrap();
+    for opaque in 0..5 {
+        assert_eq!(client.answer().await.unwrap().opaque, opaque);
+    }
+    assert_eq!(*server.service.together.lock(), [5]);
+}
+
+/// Would break: a request that waits for room which only the requests before it can give back, while these wait for it.
+#[tokio::test]
+async fn what_is_put_off_is_begun_before_the_reader_waits_for_room() {
+    let server = start(|settings, _| settings.budget = Budget::new(3 * 1024)).await;
+    let mut client = Client::connect(&server).await;
+    let mut frames = BytesMut::new();
+    for opaque in 0..2 {
+        let request = RemotingCommand::request(PUT_OFF, opaque).with_body(vec![0u8; 2 * 1024]);
+        frame::encode(&request, &mut frames).unwrap();
+    }
+    client.socket.write_all(&frames).await.unwrap();
+    for opaque in 0..2 {
+        let answer = client.answer().await.unwrap();
+        assert_eq!((answer.opaque, answer.code), (opaque, 0), "{:?}", answer.remark);
+    }
 }
