@@ -1,4 +1,5 @@
-//! Feeds committed frames to the state machine, in rounds: one atomic write per round, then the readers wake.
+//! Feeds committed frames to the state machine, in rounds: one atomic write per round, then the readers wake. What the raft
+//! loop hands over while a round runs is the next round, so that rounds grow with the load.
 //!
 //! Stands behind the raft loop, which hands over only what is committed and locally durable (R6). The state machine
 //! never sees a frame twice, but for the replay at start, which it asks for itself.
@@ -16,6 +17,9 @@ use crate::types::{Frame, FrameKind, FramePos, GroupId};
 
 /// Idle time after which a due flush is carried out although no round asks for it.
 const IDLE_FLUSH: Duration = Duration::from_secs(1);
+
+/// Bytes of frames after which a round takes no more in, so that readers and the raft loop hear of it in time.
+const ROUND_BYTES_MAX: u64 = 4 << 20;
 
 /// Frames between two rounds of a replay.
 const REPLAY_ROUND: u64 = 256;
@@ -112,13 +116,21 @@ pub(crate) fn run<M: StateMachine>(
     mut appliers: Vec<Applier<M>>,
     mut report: impl FnMut(usize, FramePos),
 ) -> Result<Vec<Applier<M>>, (GroupId, ApplyError)> {
+    let mut rounds: Vec<ApplyTask> = appliers.iter().map(|_| ApplyTask { frames: Vec::new() }).collect();
     loop {
-        match requests.recv_timeout(IDLE_FLUSH) {
-            Ok(ApplyRequest::Apply(slot, task)) => {
-                let applier = &mut appliers[slot];
-                let at = applier.run(&task).map_err(|error| (applier.group, error))?;
-                report(slot, at);
-            }
+        let request = match requests.recv_timeout(IDLE_FLUSH) {
+            Ok(first) => gather(first, requests, &mut rounds),
+            Err(error) => Some(Err(error)),
+        };
+        for (slot, round) in rounds.iter_mut().enumerate().filter(|(_, round)| !round.frames.is_empty()) {
+            let applier = &mut appliers[slot];
+            let at = applier.run(round).map_err(|error| (applier.group, error))?;
+            round.frames.clear();
+            report(slot, at);
+        }
+        let Some(request) = request else { continue };
+        match request {
+            Ok(ApplyRequest::Apply(..)) => unreachable!("frames are gathered"),
             Ok(ApplyRequest::Digest(slot, answer)) => {
                 let applier = &appliers[slot];
                 let digest = applier.machine.digest().map(|digest| (applier.applied.index, digest));
@@ -133,4 +145,22 @@ pub(crate) fn run<M: StateMachine>(
             Ok(ApplyRequest::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(appliers),
         }
     }
+}
+
+/// Gathers the frames that wait into the round of their group, up to [`ROUND_BYTES_MAX`] or to a request of another kind, which
+/// is given back: it comes after them.
+fn gather(
+    first: ApplyRequest,
+    requests: &Receiver<ApplyRequest>,
+    rounds: &mut [ApplyTask],
+) -> Option<Result<ApplyRequest, RecvTimeoutError>> {
+    let mut bytes = 0;
+    let mut next = Some(first);
+    while let Some(request) = next {
+        let ApplyRequest::Apply(slot, task) = request else { return Some(Ok(request)) };
+        bytes += task.frames.iter().map(|(frame, _)| u64::from(frame.at.len)).sum::<u64>();
+        rounds[slot].frames.extend(task.frames);
+        next = if bytes < ROUND_BYTES_MAX { requests.try_recv().ok() } else { None };
+    }
+    None
 }
