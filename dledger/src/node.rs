@@ -5,7 +5,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -21,12 +21,13 @@ use crate::log::view::LogView;
 use crate::log::writer::LogWriter;
 use crate::log_io::{self, IoRequest};
 use crate::raft_loop::{
-    ApplyRequest, Channels, Doorbell, GroupSlot, Inbox, LoopEvent, MESSAGES_MAX, REQUESTS_MAX, RaftLoop, clock,
+    ApplyRequest, ApplyWanted, Channels, Doorbell, GroupSlot, Inbox, LoopEvent, MESSAGES_MAX, REQUESTS_MAX, RaftLoop,
+    clock,
 };
 use crate::replica::{self, OpenError, OpenReplica, Supply};
 use crate::seam::{Completions, Stamper, StateMachine};
 use crate::transport::{self, Links, Local, LocalGroup, PeerNode};
-use crate::types::{GroupId, RaftId};
+use crate::types::{FramePos, GroupId, RaftId};
 
 /// Bytes per second at which spare segments are filled with zeros: beside the log, not before it.
 const SPARE_PACE: u64 = 64 << 20;
@@ -168,8 +169,8 @@ impl<M: StateMachine> Node<M> {
                 members: replica.birth_members,
             });
             let published = Arc::new(Published::default());
-            published.applied.store(replica.core.applied_index(), std::sync::atomic::Ordering::Release);
-            published.commit.store(replica.core.commit_index(), std::sync::atomic::Ordering::Release);
+            published.applied.store(replica.core.applied_index(), Ordering::Release);
+            published.commit.store(replica.core.commit_index(), Ordering::Release);
             let queued_bytes = Arc::new(AtomicUsize::new(0));
             let (role, role_watch) = watch::channel(replica.core.role());
             handles.push(GroupHandle {
@@ -217,10 +218,17 @@ impl<M: StateMachine> Node<M> {
             })
         })?;
         let apply_events = events.clone();
+        let apply_wanted = Arc::new(ApplyWanted::default());
+        let ring_wanted = Arc::clone(&apply_wanted);
+        let published: Vec<Arc<Published>> = slots.iter().map(|slot| Arc::clone(&slot.published)).collect();
         let apply = std::thread::Builder::new().name("apply".into()).spawn(move || {
             let _guard = AbortOnPanic;
-            let report = |slot, at| {
-                let _ = apply_events.try_send(LoopEvent::Applied { slot, at });
+            let report = |slot: usize, at: FramePos| {
+                published[slot].applied.store(at.index, Ordering::Release);
+                let _ = apply_events.put(LoopEvent::Applied { slot, at });
+                if ring_wanted.is_set() {
+                    apply_events.ring();
+                }
             };
             apply::run(&apply_in, appliers, report)
                 .unwrap_or_else(|(group, error)| fatal(&format!("the state of group {group} cannot go on: {error}")))
@@ -232,6 +240,7 @@ impl<M: StateMachine> Node<M> {
             messages: messages_in,
             log_io: log_io_requests.clone(),
             apply: apply_requests.clone(),
+            apply_wanted,
         };
         let raft_loop = std::thread::Builder::new().name("raft-loop".into()).spawn(move || {
             let _guard = AbortOnPanic;

@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
@@ -117,6 +117,27 @@ impl<T> Inbox<T> {
     }
 }
 
+/// Whether the loop waits for apply to go on. Most of the time it does not: what was applied is then put into its inbox and
+/// seen when something else wakes it, which saves a thread's wake-up per round and node.
+#[derive(Default)]
+pub(crate) struct ApplyWanted(AtomicBool);
+
+impl ApplyWanted {
+    /// For the loop, before it goes to sleep: what it waits for from here on. Afterwards it must look into its inbox once
+    /// more: what came before rang nothing.
+    fn set(&self, wanted: bool) {
+        self.0.store(wanted, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    /// For apply, after it has put something into the inbox: whether it must ring. With the fence in [`Self::set`], at least
+    /// one side sees what the other did.
+    pub(crate) fn is_set(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// A group as the loop holds it.
 pub(crate) struct GroupSlot<S: Stamper> {
     pub(crate) core: GroupCore<S>,
@@ -134,6 +155,7 @@ pub(crate) struct Channels<S: Stamper> {
     pub(crate) messages: Receiver<PeerMessage>,
     pub(crate) log_io: Sender<IoRequest>,
     pub(crate) apply: Sender<ApplyRequest>,
+    pub(crate) apply_wanted: Arc<ApplyWanted>,
 }
 
 /// What the apply thread is asked.
@@ -182,6 +204,7 @@ impl<S: Stamper> RaftLoop<S> {
         while !self.stopping {
             let wake = self.slots.iter().filter_map(|slot| slot.core.wake_at()).min();
             let deadline = wake.map_or(self.next_tick, |at| self.next_tick.min(self.started + at));
+            self.ask_apply();
             match self.channels.bell.recv_deadline(deadline) {
                 Ok(()) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -192,6 +215,15 @@ impl<S: Stamper> RaftLoop<S> {
         }
         // Connections of waiting readers end here: their oneshots are dropped, which they take for "does not lead".
         Ok(self.slots.iter_mut().map(|slot| slot.core.closing_meta()).collect())
+    }
+
+    /// Has apply ring when it has gone on, if a group waits for that.
+    fn ask_apply(&self) {
+        let wanted = self.slots.iter().any(|slot| slot.core.waits_for_apply());
+        self.channels.apply_wanted.set(wanted);
+        if wanted && !self.channels.events.is_empty() {
+            self.links.bell().ring();
+        }
     }
 
     fn tick(&mut self) {
@@ -217,10 +249,7 @@ impl<S: Stamper> RaftLoop<S> {
         while let Ok(event) = self.channels.events.try_recv() {
             match event {
                 LoopEvent::Written { slot, number, durable } => self.slots[slot].core.written(number, durable),
-                LoopEvent::Applied { slot, at } => {
-                    self.slots[slot].core.applied(at);
-                    self.slots[slot].published.applied.store(at.index, Ordering::Release);
-                }
+                LoopEvent::Applied { slot, at } => self.slots[slot].core.applied(at),
                 LoopEvent::Unreachable { group, peer } => {
                     if let Some(slot) = self.by_group.get(&group) {
                         self.slots[*slot].core.unreachable(peer);

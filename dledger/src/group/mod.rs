@@ -468,6 +468,18 @@ impl<S: Stamper> GroupCore<S> {
         self.raft.advance_apply_to(at.index);
     }
 
+    /// Whether something here goes on only when apply does: a leadership that begins, reads, a membership change, or a lag
+    /// that has reached its limit.
+    pub(crate) fn waits_for_apply(&self) -> bool {
+        matches!(self.leadership, Leadership::Waiting { .. })
+            || !self.queue.is_empty()
+            || !self.reads.is_empty()
+            || !self.conf_indexes.is_empty()
+            || !self.membership.voters_outgoing.is_empty()
+            || self.raft.raft.has_pending_conf()
+            || self.apply_lag_bytes() > self.tuning.apply_lag_bytes_max
+    }
+
     fn apply_lag_bytes(&self) -> u64 {
         self.committed_at.end().0.saturating_sub(self.applied.end().0)
     }

@@ -38,6 +38,11 @@ pub(super) struct Reads {
 }
 
 impl Reads {
+    /// Whether no read waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.count == 0 && self.failed.is_empty()
+    }
+
     /// When a round must be asked again, or a read be given up.
     pub(super) fn wake_at(&self) -> Option<Duration> {
         let round = self.round.as_ref().and_then(|round| round.reads.first());
