@@ -8,7 +8,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -36,6 +36,10 @@ const FILL_CHUNK: usize = 1024 * 1024;
 
 /// Bytes after which a filling spare is synced, so that no sync of the log has to wait for a whole segment.
 const FILL_SYNC: u64 = 8 * 1024 * 1024;
+
+/// How many bytes of a spare may be filled for each byte that the segment before it has taken, whatever the pace: so the spare
+/// is whole when that segment is half full, and no writer has to wait for it, however fast it is.
+const FILL_AHEAD: u64 = 2;
 
 /// Name of the segment with this base.
 pub fn segment_name(base: LogPos) -> String {
@@ -87,6 +91,8 @@ struct Background {
     /// Ordered and not received yet; at most one.
     pending: bool,
     hurry: Arc<AtomicBool>,
+    /// Bytes that the newest segment has taken.
+    taken: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -130,18 +136,24 @@ impl SegmentSupply {
     }
 
     /// Keeps one spare ready from a thread of its own, which writes at most `pace` bytes per second unless the writer
-    /// is already waiting. Ends with this value. `dir` is the group's folder.
+    /// is faster ([`SegmentSupply::reached`]) or already waiting. Ends with this value. `dir` is the group's folder.
     pub fn background(fs: &Arc<dyn Fs>, dir: &Path, layout: Layout, pace: u64) -> io::Result<SegmentSupply> {
         let mut supply = SegmentSupply::inline(fs, dir, layout)?;
         let (orders, incoming) = bounded::<u64>(1);
         let (outgoing, made) = bounded(1);
         let hurry = Arc::new(AtomicBool::new(false));
         let stop = Arc::new(AtomicBool::new(false));
+        let taken = Arc::new(AtomicU64::new(0));
         let filler = Filler {
             fs: fs.clone(),
             log_dir: supply.log_dir.clone(),
             layout,
-            pace: Some(Pace { bytes_per_second: pace.max(1), hurry: hurry.clone(), stop: stop.clone() }),
+            pace: Some(Pace {
+                bytes_per_second: pace.max(1),
+                hurry: hurry.clone(),
+                taken: taken.clone(),
+                stop: stop.clone(),
+            }),
         };
         let thread = std::thread::Builder::new().name("log-prefill".into()).spawn(move || {
             for serial in incoming {
@@ -155,11 +167,19 @@ impl SegmentSupply {
             made,
             pending: false,
             hurry,
+            taken,
             stop,
             thread: Some(thread),
         });
         supply.order();
         Ok(supply)
+    }
+
+    /// The newest segment has taken so many bytes: the spare that follows it must not be late.
+    pub(super) fn reached(&self, bytes: u64) {
+        if let Maker::Background(background) = &self.maker {
+            background.taken.store(bytes, Ordering::Relaxed);
+        }
     }
 
     /// Puts a spare into place as the segment with this base, durable under its name (R4).
@@ -172,6 +192,7 @@ impl SegmentSupply {
         }
         let file = self.fs.open(&path, OpenMode::ReadWrite)?;
         let segment = Segment::new(dir, base, &self.layout, file)?;
+        self.reached(0);
         self.order();
         Ok(segment)
     }
@@ -229,6 +250,7 @@ impl Drop for SegmentSupply {
 struct Pace {
     bytes_per_second: u64,
     hurry: Arc<AtomicBool>,
+    taken: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
 }
 
@@ -241,7 +263,8 @@ impl Pace {
                 return Err(io::ErrorKind::Interrupted.into());
             }
             let elapsed = start.elapsed();
-            if elapsed >= due || self.hurry.load(Ordering::Relaxed) {
+            let behind = written < self.taken.load(Ordering::Relaxed).saturating_mul(FILL_AHEAD);
+            if elapsed >= due || behind || self.hurry.load(Ordering::Relaxed) {
                 return Ok(());
             }
             // Short, so that a writer in need and a stopping process are noticed soon.

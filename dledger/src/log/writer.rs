@@ -319,6 +319,7 @@ impl LogWriter {
         self.write_at(run_at, &run)?;
         self.view.add_frames(self.tail, frames.iter().map(|frame| frame.at));
         self.tail = tail;
+        self.supply.reached(tail.end().0 - self.layout.base_of(tail.pos).0);
         Ok(())
     }
 
