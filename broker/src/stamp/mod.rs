@@ -15,6 +15,8 @@ mod tests;
 
 pub use item::{Answer, AutoCreate, Item, Refusal, SendItem, Sent};
 pub use offset_buffer::{BUFFERED_OFFSETS_MAX, COMMIT_INTERVAL_MS, OffsetBuffer};
-pub use stamper::{BrokerStamper, LOCKS_MAX, OFFSETS_MAX, QUEUES_MAX, RECORDS_PER_ITEM_MAX, SUBSCRIPTION_GROUPS_MAX, TOPICS_MAX};
+pub use stamper::{
+    BrokerStamper, LOCKS_MAX, OFFSETS_MAX, QUEUES_MAX, RECORDS_PER_ITEM_MAX, SUBSCRIPTION_GROUPS_MAX, TOPICS_MAX,
+};
 
 pub(crate) use stamper::incarnation_of;
