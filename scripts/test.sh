@@ -85,7 +85,7 @@ planted_drill() {
     grep -q '^verdict .*RED: .*lost' "$logs/planted.out" && say "red, as it must be"
 }
 # The tests of the crate `tests` that start clusters of processes, by the name of their binary.
-processes='package(ledgermq-tests) & kind(test) & binary(/^(java|go|failover|groups|members|bad_input|durability|queries|bench)$/)'
+processes='package(ledgermq-tests) & kind(test) & binary(/^(java|go|mqadmin|failover|groups|members|bad_input|durability|queries|bench)$/)'
 # The simulator with the broker's real state machine: scripts/sim.sh runs it.
 simulations='package(ledgermq-tests) & binary(/^(simulation|simulation_scenarios|planted)$/)'
 # The bugs that the log's own model must find, without a broker.

@@ -19,6 +19,7 @@ pub mod go;
 pub mod history;
 pub mod java;
 pub mod load;
+pub mod mqadmin;
 pub mod payload;
 pub mod peer;
 pub mod program;
