@@ -73,7 +73,7 @@ impl Default for GroupTuning {
             uncommitted_bytes_max: 64 << 20,
             apply_lag_bytes_max: 64 << 20,
             unwritten_bytes_max: 64 << 20,
-            cache_bytes_max: 128 << 20,
+            cache_bytes_max: 32 << 20,
             message_bytes_max: 1 << 20,
             inflight_max: 64,
             read_timeout: Duration::from_secs(2),
