@@ -49,6 +49,9 @@ pub(crate) struct ConsumeArgs {
     /// Wait for further messages at the end, until Ctrl-C. With a group, as a member of it: several commands share the queues
     #[arg(long)]
     follow: bool,
+    /// As a member of a group: lock each queue while reading it, so that no two members read one at the same time
+    #[arg(long, requires_all = ["group", "follow"])]
+    ordered: bool,
     /// Stop after so many messages
     #[arg(long, value_name = "N")]
     max: Option<u64>,
@@ -84,6 +87,7 @@ async fn be_member(group: String, args: &ConsumeArgs) -> Result<()> {
     let config = PushConsumerConfig::new(group)
         .with_subscription(args.topic.clone(), args.tags.clone())
         .with_start_at(StartAt::Begin)
+        .with_ordered(args.ordered)
         .with_concurrency_per_queue(1);
     let (left, done) = (AtomicU64::new(args.max.unwrap_or(u64::MAX)), Arc::new(Notify::new()));
     let (json, enough) = (args.json, Arc::clone(&done));

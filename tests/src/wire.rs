@@ -34,6 +34,8 @@ pub mod code {
     pub const HEART_BEAT: i32 = 34;
     /// UPDATE_AND_CREATE_TOPIC.
     pub const CREATE_TOPIC: i32 = 17;
+    /// GET_CONSUMER_CONNECTION_LIST.
+    pub const CONSUMER_CONNECTIONS: i32 = 203;
     /// GET_ROUTEINFO_BY_TOPIC, at the name server.
     pub const ROUTE: i32 = 105;
     /// GET_BROKER_CLUSTER_INFO, at the name server.
