@@ -164,3 +164,17 @@ async fn a_start_that_cannot_work_says_why() {
     namesrv.shutdown().await;
     Namesrv::start(taken).await.unwrap().shutdown().await;
 }
+
+/// A peer that closes its sending side behind its last request still waits for the answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_sends_no_more_is_answered() {
+    let namesrv = namesrv().await;
+    for round in 0..500 {
+        let mut peer = Peer::connect(&namesrv).await;
+        let opaque = peer.send(RemotingCommand::request(4711, 0)).await;
+        peer.finish().await;
+        let answer = peer.receive().await.unwrap_or_else(|| panic!("round {round}: closed without an answer"));
+        assert_eq!((answer.opaque, answer.code), (opaque, ResponseCode::REQUEST_CODE_NOT_SUPPORTED));
+        assert!(peer.receive().await.is_none(), "the connection ends behind it");
+    }
+}

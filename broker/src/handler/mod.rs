@@ -1,7 +1,7 @@
 //! What each request does, one kind a file. Chosen by [`crate::server::dispatch`].
 //!
 //! A handler checks what it was sent, reads applied state or proposes to the log, and answers through its
-//! [`Responder`](crate::server::outbox::Responder), at once or later. None of them blocks, and none changes state by itself:
+//! [`Responder`], at once or later. None of them blocks, and none changes state by itself:
 //! that is what the log is for.
 
 pub mod batch;

@@ -136,7 +136,7 @@ impl SegmentSupply {
     }
 
     /// Keeps one spare ready from a thread of its own, which writes at most `pace` bytes per second unless the writer
-    /// is faster ([`SegmentSupply::reached`]) or already waiting. Ends with this value. `dir` is the group's folder.
+    /// is faster (`SegmentSupply::reached`) or already waiting. Ends with this value. `dir` is the group's folder.
     pub fn background(fs: &Arc<dyn Fs>, dir: &Path, layout: Layout, pace: u64) -> io::Result<SegmentSupply> {
         let mut supply = SegmentSupply::inline(fs, dir, layout)?;
         let (orders, incoming) = bounded::<u64>(1);

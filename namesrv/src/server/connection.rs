@@ -27,6 +27,9 @@ const FRAME_TIME_MAX: Duration = Duration::from_secs(30);
 /// Longest time that a peer may take to read answers before its next request is looked at.
 const ROOM_WAIT_MAX: Duration = Duration::from_secs(30);
 
+/// How long answers may still be written to a peer that sends no more.
+const LINGER: Duration = Duration::from_secs(3);
+
 /// Frames up to this size need no share of the budget for large requests: `connections_max` bounds their sum well enough.
 const SMALL_FRAME_LEN: usize = 64 * 1024;
 
@@ -51,10 +54,20 @@ pub(super) async fn serve(server: Arc<Server>, id: ConnectionId, socket: TcpStre
     let (outbox, queued) = outbox::outbox(server.config.unread_bytes_max);
     let peer = Arc::new(Peer { id, outbox, is_broker: false.into(), watches: 0.into() });
     let writing = tokio::spawn(queued.drain_into(writer));
-    tokio::select! {
-        end = read_requests(&server, &peer, reader) => debug!(connection = id, %end, "connection ended"),
-        () = peer.outbox.closed() => debug!(connection = id, "connection closed"),
-        () = server.stopped() => {}
+    let finished = tokio::select! {
+        end = read_requests(&server, &peer, reader) => {
+            debug!(connection = id, %end, "connection ended");
+            matches!(end, End::Peer)
+        }
+        () = peer.outbox.closed() => {
+            debug!(connection = id, "connection closed");
+            false
+        }
+        () = server.stopped() => false,
+    };
+    if finished {
+        // It may have closed its sending side only, and wait for the answer.
+        let _ = tokio::time::timeout(LINGER, peer.outbox.quiet()).await;
     }
     peer.outbox.close();
     // The writer sees the closed outbox; it cannot fail otherwise.

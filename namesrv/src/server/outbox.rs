@@ -76,6 +76,17 @@ impl Outbox {
         }
     }
 
+    /// Waits until everything that was queued is with the system, or the connection is closed.
+    pub(crate) async fn quiet(&self) {
+        loop {
+            let drained = self.state.drained.notified();
+            if self.state.bytes.load(Ordering::Acquire) == 0 || self.state.closed.load(Ordering::Acquire) {
+                return;
+            }
+            drained.await;
+        }
+    }
+
     /// Ends the connection; what is queued is dropped.
     pub(crate) fn close(&self) {
         self.state.closed.store(true, Ordering::Release);

@@ -49,6 +49,11 @@ impl Peer {
         self.socket.write_all(bytes).await.unwrap();
     }
 
+    /// Sends no more; still reads.
+    pub(crate) async fn finish(&mut self) {
+        self.socket.shutdown().await.unwrap();
+    }
+
     /// Sends a request and returns its opaque number.
     pub(crate) async fn send(&mut self, mut request: RemotingCommand) -> i32 {
         self.next_opaque += 1;
