@@ -18,6 +18,7 @@ use ledgermq_protocol::remoting::request_code::RequestCode;
 use parking_lot::Mutex;
 use thiserror::Error;
 
+use super::joined::JoinedGroups;
 use crate::server::outbox::{Connection, Outgoing};
 
 /// Silence after which a member is gone (clients send a heartbeat every 30 s).
@@ -135,7 +136,7 @@ pub struct ConsumerGroups {
 #[derive(Debug, Default)]
 struct Inner {
     groups: HashMap<String, Group>,
-    by_connection: HashMap<u64, Vec<String>>,
+    joined: JoinedGroups,
 }
 
 #[derive(Debug)]
@@ -182,12 +183,8 @@ impl ConsumerGroups {
         if !inner.groups.contains_key(join.group) && inner.groups.len() >= GROUPS_MAX {
             return Err(JoinError::Groups);
         }
-        let joined = inner.by_connection.entry(connection.id()).or_default();
-        if !joined.iter().any(|group| group == join.group) {
-            if joined.len() >= GROUPS_PER_CONNECTION_MAX {
-                return Err(JoinError::GroupsOfConnection);
-            }
-            joined.push(join.group.to_owned());
+        if !inner.joined.add(connection.id(), join.group, GROUPS_PER_CONNECTION_MAX) {
+            return Err(JoinError::GroupsOfConnection);
         }
         let group = inner.groups.entry(join.group.to_owned()).or_insert_with(|| Group {
             consumption: join.consumption,
@@ -215,19 +212,14 @@ impl ConsumerGroups {
     /// A client leaves a group; the others are told at once.
     pub fn leave(&self, connection: u64, group: &str) {
         let mut inner = self.inner.lock();
-        if let Some(joined) = inner.by_connection.get_mut(&connection) {
-            joined.retain(|other| other != group);
-            if joined.is_empty() {
-                inner.by_connection.remove(&connection);
-            }
-        }
+        inner.joined.forget(connection, group);
         self.remove(&mut inner, group, connection);
     }
 
     /// A connection has ended: its client leaves all its groups.
     pub fn drop_connection(&self, connection: u64) {
         let mut inner = self.inner.lock();
-        for group in inner.by_connection.remove(&connection).unwrap_or_default() {
+        for group in inner.joined.take(connection) {
             self.remove(&mut inner, &group, connection);
         }
     }
@@ -244,12 +236,9 @@ impl ConsumerGroups {
             })
             .collect();
         for (group, connection) in silent {
-            if let Some(joined) = inner.by_connection.get_mut(&connection) {
-                joined.retain(|other| *other != group);
-            }
+            inner.joined.forget(connection, &group);
             self.remove(&mut inner, &group, connection);
         }
-        inner.by_connection.retain(|_, joined| !joined.is_empty());
     }
 
     /// Client ids of a group's members, sorted; empty when there is no such group.
@@ -454,7 +443,7 @@ mod tests {
         groups.join(&b, join(&client("b"), &[("T", 1)]), start + MEMBER_EXPIRY).unwrap();
         groups.expire(start + MEMBER_EXPIRY + Duration::from_millis(1));
         assert_eq!(groups.client_ids("g"), ["b"]);
-        assert_eq!(groups.inner.lock().by_connection.len(), 1);
+        assert_eq!(groups.inner.lock().joined.connections(), 1);
     }
 
     /// Subscriptions follow the newest version, and topics that no heartbeat names any more are dropped.

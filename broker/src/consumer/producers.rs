@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use thiserror::Error;
 
 use super::group::{ClientInfo, MEMBER_EXPIRY};
+use super::joined::JoinedGroups;
 use crate::server::outbox::Connection;
 
 /// Most live producer groups on one replica.
@@ -42,7 +43,7 @@ pub struct ProducerGroups {
 struct Inner {
     /// Group to connection to producer.
     groups: HashMap<String, BTreeMap<u64, Producer>>,
-    by_connection: HashMap<u64, Vec<String>>,
+    joined: JoinedGroups,
 }
 
 #[derive(Debug)]
@@ -68,12 +69,8 @@ impl ProducerGroups {
         if !inner.groups.contains_key(group) && inner.groups.len() >= PRODUCER_GROUPS_MAX {
             return Err(ProducerError::Groups);
         }
-        let joined = inner.by_connection.entry(connection.id()).or_default();
-        if !joined.iter().any(|other| other == group) {
-            if joined.len() >= PRODUCER_GROUPS_PER_CONNECTION_MAX {
-                return Err(ProducerError::GroupsOfConnection);
-            }
-            joined.push(group.to_owned());
+        if !inner.joined.add(connection.id(), group, PRODUCER_GROUPS_PER_CONNECTION_MAX) {
+            return Err(ProducerError::GroupsOfConnection);
         }
         let producer = Producer { client: client.clone(), connection: Arc::clone(connection), heard_at: now };
         inner.groups.entry(group.to_owned()).or_default().insert(connection.id(), producer);
@@ -88,14 +85,14 @@ impl ProducerGroups {
     /// A client leaves a group.
     pub fn leave(&self, connection: u64, group: &str) {
         let mut inner = self.inner.lock();
-        inner.forget_joined(connection, group);
+        inner.joined.forget(connection, group);
         inner.remove(group, connection);
     }
 
     /// A connection has ended: its client leaves all its groups.
     pub fn drop_connection(&self, connection: u64) {
         let mut inner = self.inner.lock();
-        for group in inner.by_connection.remove(&connection).unwrap_or_default() {
+        for group in inner.joined.take(connection) {
             inner.remove(&group, connection);
         }
     }
@@ -110,7 +107,7 @@ impl ProducerGroups {
             silent.extend(of_group.map(|(connection, _)| (group.clone(), *connection)));
         }
         for (group, connection) in silent {
-            inner.forget_joined(connection, &group);
+            inner.joined.forget(connection, &group);
             inner.remove(&group, connection);
         }
     }
@@ -125,15 +122,6 @@ impl ProducerGroups {
 }
 
 impl Inner {
-    fn forget_joined(&mut self, connection: u64, group: &str) {
-        if let Some(joined) = self.by_connection.get_mut(&connection) {
-            joined.retain(|other| other != group);
-            if joined.is_empty() {
-                self.by_connection.remove(&connection);
-            }
-        }
-    }
-
     fn remove(&mut self, group: &str, connection: u64) {
         if let Some(producers) = self.groups.get_mut(group) {
             producers.remove(&connection);
@@ -187,7 +175,7 @@ mod tests {
         assert!(groups.connections("q").is_none());
         groups.drop_connection(1);
         let inner = groups.inner.lock();
-        assert!(inner.groups.is_empty() && inner.by_connection.is_empty());
+        assert!(inner.groups.is_empty() && inner.joined.connections() == 0);
     }
 
     /// A heartbeat that is handled after its connection ended must not leave a producer that nobody removes.
