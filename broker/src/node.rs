@@ -280,7 +280,6 @@ fn make_replica(
         producers: ProducerGroups::default(),
         stats,
         first_message: Mutex::new(FirstMessage::default()),
-        data_dir: config.data_dir.clone(),
         pulls,
         queues: opened.queues,
         keys: opened.keys,

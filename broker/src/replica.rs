@@ -4,7 +4,6 @@
 //! commits until they are due; it decides nothing about messages.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -55,8 +54,6 @@ pub struct Replica {
     pub stats: Stats,
     /// The first message of the log, as far as it was looked for.
     pub(crate) first_message: Mutex<FirstMessage>,
-    /// The node's data folder.
-    pub data_dir: PathBuf,
     /// Pulls that wait.
     pub pulls: Arc<ParkedPulls<ParkedPull>>,
     /// Reads of ConsumeQueues.
@@ -101,9 +98,25 @@ impl Default for Gate {
 }
 
 impl Gate {
-    pub(crate) fn set_open(&self, open: bool) {
+    /// Closes the gate until the guard is dropped, however that comes about.
+    pub(crate) fn close(&self) -> ClosedGate<'_> {
+        self.set_open(false);
+        ClosedGate(self)
+    }
+
+    fn set_open(&self, open: bool) {
         self.open.store(open, Ordering::Release);
         self.watch.send_replace(open);
+    }
+}
+
+/// Keeps a [`Gate`] closed.
+#[derive(Debug)]
+pub(crate) struct ClosedGate<'a>(&'a Gate);
+
+impl Drop for ClosedGate<'_> {
+    fn drop(&mut self) {
+        self.0.set_open(true);
     }
 }
 

@@ -99,9 +99,12 @@ fn table(replica: &Replica) -> BTreeMap<String, String> {
     let messages = replica.tables().topics().iter().map(|topic| topic.messages()).sum::<u64>();
     set("putMessageSizeTotal", (end - start).to_string());
     set("putMessageAverageSize", format!("{:.1}", (end - start) as f64 / messages.max(1) as f64));
-    let disk = Disk::of(replica);
-    set("commitLogDiskRatio", format!("{:.4}", disk.used_ratio()));
-    set("commitLogDirCapacity", format!("Total : {} MiB, Free : {} MiB.", disk.total >> 20, disk.free >> 20));
+    let total = replica.room.total_bytes();
+    // Nothing of nothing, when the system does not tell.
+    let free = replica.room.free_bytes().min(total);
+    let used_ratio = if total == 0 { 0.0 } else { 1.0 - free as f64 / total as f64 };
+    set("commitLogDiskRatio", format!("{used_ratio:.4}"));
+    set("commitLogDirCapacity", format!("Total : {} MiB, Free : {} MiB.", total >> 20, free >> 20));
     set("ledgermq.role", role_name(role.role).to_owned());
     set("ledgermq.term", role.term.to_string());
     set("ledgermq.commitIndex", replica.handle.commit_index().to_string());
@@ -131,24 +134,4 @@ fn first_store_ms(replica: &Replica) -> Option<i64> {
         first.searched = frame.at.index;
     }
     None
-}
-
-/// The file system of the data folder, in bytes; nothing when the system does not tell.
-#[derive(Debug, Default)]
-struct Disk {
-    total: u64,
-    free: u64,
-}
-
-impl Disk {
-    fn of(replica: &Replica) -> Self {
-        rustix::fs::statvfs(&replica.data_dir).map_or_else(
-            |_| Self::default(),
-            |found| Self { total: found.f_blocks * found.f_frsize, free: found.f_bavail * found.f_frsize },
-        )
-    }
-
-    fn used_ratio(&self) -> f64 {
-        if self.total == 0 { 0.0 } else { 1.0 - self.free as f64 / self.total as f64 }
-    }
 }

@@ -56,13 +56,14 @@ const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
 async fn hand_over(replica: &Replica, to: RaftId, why: &str) -> bool {
     let mut role = replica.handle.watch_role();
     let began = Instant::now();
-    replica.gate.set_open(false);
+    // Opened again also when this is given up half-way: a second signal, the end of the node.
+    let closed = replica.gate.close();
     tokio::time::sleep(SETTLE).await;
     let _ = tokio::time::timeout(OFFSETS_TIMEOUT, replica.flush_all_offsets()).await;
     let asked = replica.handle.transfer_leader(to);
     let gone = role.wait_for(|view| !matches!(view.role, Role::Leader { .. }));
     let handed_over = asked && tokio::time::timeout(HAND_OVER_TIMEOUT, gone).await.is_ok_and(|gone| gone.is_ok());
-    replica.gate.set_open(true);
+    drop(closed);
     let ms = began.elapsed().as_millis() as u64;
     tracing::info!(broker_name = %replica.identity().broker_name, to, handed_over, ms, why, "leadership to be handed over");
     handed_over
@@ -137,11 +138,11 @@ pub(super) async fn step_aside(replica: Arc<Replica>, forwarder: Arc<Forwarder>)
         if !leads || !replica.room.is_low() {
             full_looks = 0;
             replica.refuses_sends.store(false, Ordering::Relaxed);
-        } else if full_looks.is_multiple_of(FULL_LOOKS) {
-            let alone = !hand_over_to_any(&replica, &forwarder, "this disk is full").await;
-            replica.refuses_sends.store(alone, Ordering::Relaxed);
-            full_looks += 1;
         } else {
+            if full_looks.is_multiple_of(FULL_LOOKS) {
+                let alone = !hand_over_to_any(&replica, &forwarder, "this disk is full").await;
+                replica.refuses_sends.store(alone, Ordering::Relaxed);
+            }
             full_looks += 1;
         }
     }

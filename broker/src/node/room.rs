@@ -24,6 +24,7 @@ const SEGMENTS: u64 = 2;
 pub(crate) struct Room {
     dir: PathBuf,
     keep_bytes: u64,
+    total_bytes: AtomicU64,
     free_bytes: AtomicU64,
     low: AtomicBool,
 }
@@ -35,8 +36,13 @@ impl Room {
             0 => segment_sizes.map(|size| SEGMENTS * size).sum::<u64>() + STATE_BYTES,
             own => own,
         };
-        let room =
-            Self { dir: dir.to_owned(), keep_bytes, free_bytes: AtomicU64::new(u64::MAX), low: AtomicBool::new(false) };
+        let room = Self {
+            dir: dir.to_owned(),
+            keep_bytes,
+            total_bytes: AtomicU64::new(0),
+            free_bytes: AtomicU64::new(u64::MAX),
+            low: AtomicBool::new(false),
+        };
         room.look();
         Arc::new(room)
     }
@@ -54,6 +60,7 @@ impl Room {
     fn look(&self) {
         // A disk that cannot even be asked fails the log's next write, which says more.
         let Ok(disk) = statvfs(&self.dir) else { return };
+        self.total_bytes.store(disk.f_blocks.saturating_mul(disk.f_frsize), Ordering::Relaxed);
         self.note(disk.f_bavail.saturating_mul(disk.f_frsize));
     }
 
@@ -73,6 +80,11 @@ impl Room {
     /// Whether less is free than is kept.
     pub(crate) fn is_low(&self) -> bool {
         self.low.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of the disk; 0 while the system has not told.
+    pub(crate) fn total_bytes(&self) -> u64 {
+        self.total_bytes.load(Ordering::Relaxed)
     }
 
     /// Free bytes at the last look.
