@@ -78,6 +78,16 @@ pub(crate) async fn carried_out(replica: &Replica, command: Command, answer: Rem
     }
 }
 
+/// Answers once a command is in the log and visible here, or with why there is none.
+pub(crate) async fn carry_out(replica: &Replica, command: Result<Command, Refusal>, responder: Responder) {
+    let answer = responder.command(ResponseCode::SUCCESS);
+    let answer = match command {
+        Ok(command) => carried_out(replica, command, answer).await,
+        Err(refusal) => refused(answer, refusal),
+    };
+    responder.send(answer);
+}
+
 /// Answers with what `fill` makes of an empty answer, on a thread that may wait for the disk.
 pub(crate) async fn answer_from_disk(
     responder: Responder,

@@ -11,7 +11,7 @@ use ledgermq_protocol::remoting::headers::topic::{self as headers, SubscriptionG
 use ledgermq_protocol::remoting::response_code::ResponseCode;
 use ledgermq_protocol::subscription_group::{GroupRetryPolicy, SubscriptionGroupConfig, SubscriptionGroupWrapper};
 
-use super::{body, carried_out, header, refused, topic};
+use super::{body, carry_out, header, refused, topic};
 use crate::command::{Command, DeleteSubscriptionGroup, GroupSettings, PutSubscriptionGroup};
 use crate::replica::Replica;
 use crate::server::outbox::Responder;
@@ -19,12 +19,7 @@ use crate::stamp::Refusal;
 
 /// Creates a subscription group or changes its settings; answers once the change is in the log and visible here.
 pub async fn create(replica: Arc<Replica>, request: RemotingCommand, responder: Responder) {
-    let answer = responder.command(ResponseCode::SUCCESS);
-    let answer = match prepare(&request) {
-        Err(refusal) => refused(answer, refusal),
-        Ok(put) => carried_out(&replica, Command::PutSubscriptionGroup(put), answer).await,
-    };
-    responder.send(answer);
+    carry_out(&replica, prepare(&request).map(Command::PutSubscriptionGroup), responder).await;
 }
 
 fn prepare(request: &RemotingCommand) -> Result<PutSubscriptionGroup, Refusal> {
@@ -39,12 +34,7 @@ fn prepare(request: &RemotingCommand) -> Result<PutSubscriptionGroup, Refusal> {
 /// Deletes a subscription group, with its offsets when that is asked for; answers once that is in the log and visible here. One
 /// that does not exist is no error. A member that still runs makes it anew with its next heartbeat.
 pub async fn delete(replica: Arc<Replica>, request: RemotingCommand, responder: Responder) {
-    let answer = responder.command(ResponseCode::SUCCESS);
-    let answer = match prepare_delete(&request) {
-        Err(refusal) => refused(answer, refusal),
-        Ok(delete) => carried_out(&replica, Command::DeleteSubscriptionGroup(delete), answer).await,
-    };
-    responder.send(answer);
+    carry_out(&replica, prepare_delete(&request).map(Command::DeleteSubscriptionGroup), responder).await;
 }
 
 fn prepare_delete(request: &RemotingCommand) -> Result<DeleteSubscriptionGroup, Refusal> {

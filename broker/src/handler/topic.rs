@@ -12,7 +12,7 @@ use ledgermq_protocol::remoting::response_code::ResponseCode;
 use ledgermq_protocol::route::TopicList;
 use ledgermq_protocol::topic::{DataVersion, TopicConfig, TopicConfigSerializeWrapper, TopicFilterType};
 
-use super::{carried_out, header, refused, topic_named};
+use super::{carry_out, header, refused, topic_named};
 use crate::command::{Command, DeleteTopic, PutTopic, TopicSettings};
 use crate::replica::Replica;
 use crate::server::outbox::Responder;
@@ -21,12 +21,7 @@ use crate::tables::{Tables, Topic};
 
 /// Creates a topic or changes its settings; answers once the change is in the log and visible here.
 pub async fn create(replica: Arc<Replica>, request: RemotingCommand, responder: Responder) {
-    let answer = responder.command(ResponseCode::SUCCESS);
-    let answer = match prepare(&replica, &request) {
-        Err(refusal) => refused(answer, refusal),
-        Ok(put) => carried_out(&replica, Command::PutTopic(put), answer).await,
-    };
-    responder.send(answer);
+    carry_out(&replica, prepare(&replica, &request).map(Command::PutTopic), responder).await;
 }
 
 fn prepare(replica: &Replica, request: &RemotingCommand) -> Result<PutTopic, Refusal> {
@@ -56,12 +51,7 @@ fn prepare(replica: &Replica, request: &RemotingCommand) -> Result<PutTopic, Ref
 /// Deletes a topic with its messages and the offsets committed for it; answers once that is in the log and visible here. One
 /// that does not exist is no error: whoever repeats a deletion wants it gone.
 pub async fn delete(replica: Arc<Replica>, request: RemotingCommand, responder: Responder) {
-    let answer = responder.command(ResponseCode::SUCCESS);
-    let answer = match prepare_delete(&replica, &request) {
-        Err(refusal) => refused(answer, refusal),
-        Ok(delete) => carried_out(&replica, Command::DeleteTopic(delete), answer).await,
-    };
-    responder.send(answer);
+    carry_out(&replica, prepare_delete(&replica, &request).map(Command::DeleteTopic), responder).await;
 }
 
 fn prepare_delete(replica: &Replica, request: &RemotingCommand) -> Result<DeleteTopic, Refusal> {
