@@ -139,7 +139,7 @@ pub(crate) struct Published {
     pub(crate) commit: AtomicU64,
     /// Applied index, as of the last finished round of the apply thread.
     pub(crate) applied: AtomicU64,
-    /// [`Unfit`] as a number, as of the last round; 0 for fit.
+    /// [`Unfit`] as a number, as of the last tick; 0 for fit.
     unfit: AtomicU8,
 }
 
@@ -257,7 +257,7 @@ impl<S: Stamper> GroupHandle<S> {
         self.published.applied.load(Ordering::Acquire)
     }
 
-    /// Why this replica should not lead, if so; as of the last round of the raft loop, at most a tick ago.
+    /// Why this replica should not lead, if so; as of the last tick of the raft loop.
     pub fn unfit(&self) -> Option<Unfit> {
         Unfit::of_code(self.published.unfit.load(Ordering::Relaxed))
     }

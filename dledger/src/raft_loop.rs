@@ -242,6 +242,10 @@ impl<S: Stamper> RaftLoop<S> {
         for _ in 0..deliver {
             self.slots.iter_mut().for_each(|slot| slot.core.tick());
         }
+        // Not in each round: it changes with the clock, and takes a look at all clocks of the group.
+        for slot in &self.slots {
+            slot.published.set_unfit(slot.core.unfit());
+        }
     }
 
     fn drain(&mut self) {
@@ -329,7 +333,6 @@ impl<S: Stamper> RaftLoop<S> {
                 let _ = self.channels.apply.send(ApplyRequest::Apply(slot, task));
             }
             group.published.commit.store(group.core.commit_index(), Ordering::Release);
-            group.published.set_unfit(group.core.unfit());
             if let Some(role) = out.role.take() {
                 group.role.send_replace(role);
             }
