@@ -67,20 +67,19 @@ impl Outbox {
 
     /// Waits until at most half of the bound is used. Requests are read no faster than their answers are.
     pub(crate) async fn room(&self) {
-        loop {
-            let drained = self.state.drained.notified();
-            if self.state.bytes.load(Ordering::Acquire) <= self.state.bytes_max / 2 {
-                return;
-            }
-            drained.await;
-        }
+        self.drained_so_that(|state| state.bytes.load(Ordering::Acquire) <= state.bytes_max / 2).await;
     }
 
     /// Waits until everything that was queued is with the system, or the connection is closed.
     pub(crate) async fn quiet(&self) {
+        let is_quiet = |state: &State| state.bytes.load(Ordering::Acquire) == 0 || state.closed.load(Ordering::Acquire);
+        self.drained_so_that(is_quiet).await;
+    }
+
+    async fn drained_so_that(&self, holds: impl Fn(&State) -> bool) {
         loop {
             let drained = self.state.drained.notified();
-            if self.state.bytes.load(Ordering::Acquire) == 0 || self.state.closed.load(Ordering::Acquire) {
+            if holds(&self.state) {
                 return;
             }
             drained.await;
