@@ -143,3 +143,15 @@ pub(crate) fn range(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Would break: a list of name servers as RocketMQ's users write it, or as a local cluster's file does.
+    #[test]
+    fn name_servers_of_a_list_are_told_apart() {
+        assert_eq!(ClientConfig::new(["127.0.0.1:1"]).namesrvs, ["127.0.0.1:1"]);
+        assert_eq!(ClientConfig::new(["127.0.0.1:1;127.0.0.1:2"]).namesrvs, ["127.0.0.1:1", "127.0.0.1:2"]);
+    }
+}

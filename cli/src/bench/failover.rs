@@ -10,26 +10,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use ledgermq_client::{Message, MessageQueue, Producer, ProducerConfig};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde::Serialize;
 use tokio::task::JoinSet;
 
 use super::payload::Bodies;
 use super::silences::{Kill, KillReport, QueueHistory, median_and_worst, of_kills};
 use super::target::{GROUP, Target, TargetArgs};
-use crate::dev::cluster_file::{ClusterFile, NodeEntry};
+use crate::dev::watched::{self, PATIENCE, Watched, led_by, wait};
 use crate::drill::history::{Clock, Event, FaultAction};
-use crate::probe::{self, LeaderProbe};
 use crate::terminal::{grouped, note, say, table};
-
-/// Longest wait for anything: beyond it the bench has failed.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// How often the script looks at its cluster.
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Pause before a failed send is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
@@ -126,8 +119,7 @@ pub(crate) async fn run(args: FailoverArgs) -> Result<ExitCode> {
         senders.spawn(send_all(Arc::clone(&shared), producer.clone(), n, queue.clone()));
     }
     let script = Script {
-        dir: dir.clone(),
-        probe: LeaderProbe::new(&target.namesrvs[0])?,
+        cluster: Watched::new(dir, &target.namesrvs.join(";"))?,
         broker_names: target.broker_names(),
         shared: Arc::clone(&shared),
         calm: Duration::from_secs_f64(args.calm),
@@ -247,8 +239,7 @@ async fn send_all(shared: Arc<Shared>, producer: Producer, n: usize, queue: Mess
 
 /// The kills.
 struct Script {
-    dir: std::path::PathBuf,
-    probe: LeaderProbe,
+    cluster: Watched,
     broker_names: Vec<String>,
     shared: Arc<Shared>,
     calm: Duration,
@@ -256,18 +247,16 @@ struct Script {
 
 impl Script {
     async fn run(&self, kills: u32) -> Result<Vec<Kill>> {
+        let names: Vec<&str> = self.broker_names.iter().map(String::as_str).collect();
         let mut done = Vec::new();
         for n in 0..kills {
-            self.until_ready().await?;
+            self.cluster.until_ready(None).await?;
             tokio::time::sleep(self.calm).await;
-            let name = &self.broker_names[n as usize % self.broker_names.len()];
-            let (node, led) = self.leader(name).await?;
-            let pid = i32::try_from(node.pid).ok().and_then(Pid::from_raw);
-            let pid = pid.with_context(|| format!("the cluster file tells no process of node {}", node.id))?;
+            let leaders = self.cluster.leaders(&names).await?;
+            let node = &leaders[names[n as usize % names.len()]];
+            let led = led_by(&leaders, node.id);
             let before = self.acknowledged();
-            let at_ns = self.shared.clock.now_ns();
-            kill_process(pid, Signal::KILL)
-                .with_context(|| format!("cannot kill process {} of node {}", node.pid, node.id))?;
+            let at_ns = watched::signal(node, Signal::KILL, || self.shared.clock.now_ns())?;
             note(format_args!(
                 "{} of {kills}: kill -9 {}, node {}, leads {}",
                 n + 1,
@@ -286,9 +275,9 @@ impl Script {
             };
             done.push(Kill { node: node.id, led, fault });
             self.until_all_serve(&before).await?;
-            self.restart(node.id).await?;
+            self.cluster.restart(node.id).await?;
         }
-        self.until_ready().await?;
+        self.cluster.until_ready(None).await?;
         Ok(done)
     }
 
@@ -304,50 +293,4 @@ impl Script {
         }
         Ok(())
     }
-
-    /// The node that leads a group, and the broker names of all groups that it leads.
-    async fn leader(&self, broker_name: &str) -> Result<(NodeEntry, Vec<String>)> {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            let cluster = ClusterFile::read(&self.dir)?;
-            if let Ok(leaders) = self.probe.leaders().await
-                && let Some(node) = leaders.get(broker_name).and_then(|address| cluster.node_at(broker_name, address))
-                && node.pid != 0
-            {
-                let own = |(name, address): &(&String, &String)| node.groups.get(*name) == Some(*address);
-                let led = leaders.iter().filter(own).map(|(name, _)| name.clone()).collect();
-                return Ok((node.clone(), led));
-            }
-            wait(until, "a leader").await?;
-        }
-    }
-
-    async fn restart(&self, node: u64) -> Result<()> {
-        let until = Instant::now() + PATIENCE;
-        while ClusterFile::read(&self.dir)?.nodes.iter().any(|entry| entry.id == node && entry.pid != 0) {
-            wait(until, "the supervisor to notice the kill").await?;
-        }
-        crate::dev::restart_node(&self.dir, node).await?;
-        Ok(())
-    }
-
-    /// Every node says that it takes part under a leader that serves.
-    async fn until_ready(&self) -> Result<()> {
-        let until = Instant::now() + PATIENCE;
-        for node in ClusterFile::read(&self.dir)?.nodes {
-            let address = node.http.parse().with_context(|| format!("{} is no address", node.http))?;
-            while !probe::http_ok(address, "/readyz").await {
-                wait(until, &format!("node {} to take part", node.id)).await?;
-            }
-        }
-        Ok(())
-    }
-}
-
-async fn wait(until: Instant, what: &str) -> Result<()> {
-    if Instant::now() > until {
-        bail!("waited {} s for {what}, in vain", PATIENCE.as_secs());
-    }
-    tokio::time::sleep(LOOK_INTERVAL).await;
-    Ok(())
 }

@@ -37,7 +37,7 @@ pub(crate) struct Target {
     pub(crate) cluster: Option<ClusterFile>,
     /// Folder of a local cluster.
     pub(crate) dir: Option<PathBuf>,
-    /// Name servers.
+    /// Name servers; each may be a list joined by `;`.
     pub(crate) namesrvs: Vec<String>,
     /// The topic.
     pub(crate) topic: String,
@@ -53,7 +53,7 @@ impl Target {
         ensure!((1..=QUEUES_MAX).contains(&args.queues), "--queues is {}: give 1 to {QUEUES_MAX}", args.queues);
         let (cluster, dir, namesrvs) = if args.namesrv.is_empty() {
             let cluster = ClusterFile::read(&args.dir)?;
-            let namesrvs = namesrvs(&cluster.namesrv);
+            let namesrvs = vec![cluster.namesrv.clone()];
             (Some(cluster), Some(args.dir.clone()), namesrvs)
         } else {
             (None, None, args.namesrv.clone())
@@ -86,22 +86,5 @@ impl Target {
         names.sort_unstable();
         names.dedup();
         names
-    }
-}
-
-/// The addresses in a cluster file's `namesrv`.
-pub(crate) fn namesrvs(joined: &str) -> Vec<String> {
-    joined.split(';').filter(|address| !address.is_empty()).map(str::to_owned).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Would break: benches of a cluster with several name servers.
-    #[test]
-    fn name_servers_of_a_cluster_file_are_told_apart() {
-        assert_eq!(namesrvs("127.0.0.1:1"), ["127.0.0.1:1"]);
-        assert_eq!(namesrvs("127.0.0.1:1;127.0.0.1:2"), ["127.0.0.1:1", "127.0.0.1:2"]);
     }
 }

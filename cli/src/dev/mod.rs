@@ -14,6 +14,7 @@ pub(crate) mod control;
 pub(crate) mod parent;
 mod plan;
 mod supervisor;
+pub(crate) mod watched;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -22,7 +22,7 @@ use super::report::Report;
 use super::verifier::verify;
 use super::workload::Workload;
 use crate::dev::cluster_file::ClusterFile;
-use crate::probe::LeaderProbe;
+use crate::dev::watched::Watched;
 use crate::terminal::say;
 
 /// Fewer messages are over before a leader could be killed.
@@ -143,8 +143,7 @@ async fn drive(
     let tail = tokio::spawn(readers.clone().tail(consumed.handle(), all_sent));
     let faults = FaultScript {
         run,
-        dir: args.dir.clone(),
-        probe: LeaderProbe::new(namesrv)?,
+        cluster: Watched::new(args.dir.clone(), namesrv)?,
         clock,
         load: Arc::clone(&load),
         progress: progress.clone(),

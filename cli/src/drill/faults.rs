@@ -9,37 +9,28 @@
 //! The script strikes only while messages are under way, and again only when the last victim takes part again.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use anyhow::Result;
+use rustix::process::Signal;
 
 use super::history::{Clock, Event, FaultAction, RecorderHandle};
 use super::load::{Load, Part};
 use super::progress::Progress;
-use crate::dev::cluster_file::{ClusterFile, NodeEntry};
-use crate::probe::{self, LeaderProbe};
-
-/// How often the script looks at its cluster.
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+use crate::dev::cluster_file::NodeEntry;
+use crate::dev::watched::{self, PATIENCE, Watched, led_by, wait};
 
 /// How long the other nodes are stopped before the last strike: several round trips of every sender, and below the time in
 /// which a leader that hears nobody steps down (500 ms).
 const STOP_FOR: Duration = Duration::from_millis(200);
 
-/// Longest wait for anything: beyond it the drill has failed.
-const PATIENCE: Duration = Duration::from_secs(120);
-
 /// The script.
 pub(crate) struct FaultScript {
     /// Run id.
     pub(crate) run: u64,
-    /// Folder of the cluster.
-    pub(crate) dir: PathBuf,
-    /// Who leads.
-    pub(crate) probe: LeaderProbe,
+    /// The cluster.
+    pub(crate) cluster: Watched,
     /// The drill's clock.
     pub(crate) clock: Clock,
     /// How far the senders have come, and what they may send.
@@ -62,20 +53,20 @@ impl FaultScript {
         self.bring_back(first, &history).await?;
 
         self.until_share(0).await?;
-        load.allow(FaultScript::SHARES[0], FaultScript::SHARES[1]);
+        load.allow(FaultScript::SHARES[1]);
         let target = self.led_by_another_than(first).await?;
         self.until_acknowledged(target, target.share(FaultScript::SHARES[0]) + 1).await?;
         let second = self.kill_leader(target, &history).await?;
         self.bring_back(second, &history).await?;
 
         let third = self.kill_all(&history).await?;
-        for node in ClusterFile::read(&self.dir)?.nodes {
+        for node in self.cluster.nodes()? {
             if node.id != third {
                 self.restart(node.id, &history).await?;
             }
         }
         // Their leaders, not the acknowledgements, which a dishonest leader has given already.
-        self.until_ready_without(Some(third)).await?;
+        self.cluster.until_ready(Some(third)).await?;
         self.bring_back(third, &history).await
     }
 
@@ -97,7 +88,7 @@ impl FaultScript {
     async fn bring_back(&self, node: u64, history: &RecorderHandle<Event>) -> Result<()> {
         self.until_service_is_back().await?;
         self.restart(node, history).await?;
-        self.until_ready().await
+        self.cluster.until_ready(None).await
     }
 
     /// Kills the node that leads a broker name.
@@ -116,13 +107,12 @@ impl FaultScript {
         self.until_share(1).await?;
         let leaders = self.leaders().await?;
         let leader = &leaders[&self.load.parts[0].broker_name];
-        let others: Vec<NodeEntry> =
-            ClusterFile::read(&self.dir)?.nodes.into_iter().filter(|node| node.id != leader.id).collect();
+        let others: Vec<NodeEntry> = self.cluster.nodes()?.into_iter().filter(|node| node.id != leader.id).collect();
         let strike = async {
             for node in &others {
                 self.signal(node, Signal::STOP, FaultAction::Stop, &[], history).await?;
             }
-            self.load.allow(FaultScript::SHARES[1], FaultScript::SHARES[2]);
+            self.load.allow(FaultScript::SHARES[2]);
             tokio::time::sleep(STOP_FOR).await;
             for node in others.iter().chain([leader]) {
                 self.signal(node, Signal::KILL, FaultAction::Kill, &led_by(&leaders, node.id), history).await?;
@@ -155,44 +145,23 @@ impl FaultScript {
         led: &[String],
         history: &RecorderHandle<Event>,
     ) -> Result<()> {
-        let pid = i32::try_from(node.pid).ok().and_then(Pid::from_raw);
-        let pid = pid.with_context(|| format!("the cluster file tells no process of node {}", node.id))?;
-        let at_ns = self.clock.now_ns();
-        kill_process(pid, signal).with_context(|| format!("cannot signal process {} of node {}", node.pid, node.id))?;
+        let at_ns = watched::signal(node, signal, || self.clock.now_ns())?;
         let led = led.to_vec();
         history.record(Event::Fault { run: self.run, at_ns, action, node: node.id, pid: node.pid, led }).await
     }
 
     async fn restart(&self, node: u64, history: &RecorderHandle<Event>) -> Result<()> {
-        let until = Instant::now() + PATIENCE;
-        while ClusterFile::read(&self.dir)?.nodes.iter().any(|entry| entry.id == node && entry.pid != 0) {
-            self.wait(until, "the supervisor to notice the kill").await?;
-        }
-        let pid = crate::dev::restart_node(&self.dir, node).await?;
+        let pid = self.cluster.restart(node).await?;
         self.progress.say(format_args!("node {node} restarted as process {pid}"));
         let at_ns = self.clock.now_ns();
         let action = FaultAction::Restart;
         history.record(Event::Fault { run: self.run, at_ns, action, node, pid, led: Vec::new() }).await
     }
 
-    /// The node that leads each broker name with messages, as the name server knows it; once all are led.
+    /// The node that leads each broker name with messages; once all are led.
     async fn leaders(&self) -> Result<BTreeMap<String, NodeEntry>> {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            if let Ok(addresses) = self.probe.leaders().await {
-                let cluster = ClusterFile::read(&self.dir)?;
-                let node = |part: &Part| {
-                    let address = addresses.get(&part.broker_name)?;
-                    let node = cluster.node_at(&part.broker_name, address).filter(|node| node.pid != 0)?;
-                    Some((part.broker_name.clone(), node.clone()))
-                };
-                let leaders: Option<BTreeMap<_, _>> = self.load.parts.iter().map(node).collect();
-                if let Some(leaders) = leaders {
-                    return Ok(leaders);
-                }
-            }
-            self.wait(until, "a leader of every broker name").await?;
-        }
+        let names: Vec<&str> = self.load.parts.iter().map(|part| part.broker_name.as_str()).collect();
+        self.cluster.leaders(&names).await
     }
 
     async fn until_acknowledged(&self, part: &Part, count: u64) -> Result<()> {
@@ -207,7 +176,7 @@ impl FaultScript {
                 seen = now;
                 until = Instant::now() + PATIENCE;
             }
-            self.wait(until, &format!("the next acknowledgement of {}", part.broker_name)).await?;
+            wait(until, &format!("the next acknowledgement of {}", part.broker_name)).await?;
         }
     }
 
@@ -219,34 +188,4 @@ impl FaultScript {
         }
         Ok(())
     }
-
-    /// Every node says that it takes part under a leader that serves.
-    async fn until_ready(&self) -> Result<()> {
-        self.until_ready_without(None).await
-    }
-
-    /// The same of all nodes but one.
-    async fn until_ready_without(&self, dead: Option<u64>) -> Result<()> {
-        let until = Instant::now() + PATIENCE;
-        for node in ClusterFile::read(&self.dir)?.nodes.into_iter().filter(|node| Some(node.id) != dead) {
-            let address = node.http.parse().with_context(|| format!("{} is no address", node.http))?;
-            while !probe::http_ok(address, "/readyz").await {
-                self.wait(until, &format!("node {} to take part again", node.id)).await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn wait(&self, until: Instant, what: &str) -> Result<()> {
-        if Instant::now() > until {
-            bail!("waited {} s for {what}, in vain", PATIENCE.as_secs());
-        }
-        tokio::time::sleep(LOOK_INTERVAL).await;
-        Ok(())
-    }
-}
-
-/// The broker names that a node leads.
-fn led_by(leaders: &BTreeMap<String, NodeEntry>, node: u64) -> Vec<String> {
-    leaders.iter().filter(|(_, leader)| leader.id == node).map(|(name, _)| name.clone()).collect()
 }

@@ -66,12 +66,12 @@ impl Load {
         self.acknowledged.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Lets everybody go on from one share of their messages to another, in percent.
-    pub(crate) fn allow(&self, from: u64, to: u64) {
+    /// Lets everybody go on to a share of their messages, in percent, that is no smaller than the one before.
+    pub(crate) fn allow(&self, percent: u64) {
         for part in &self.parts {
-            let more = part.share(to) - part.share(from);
-            part.allowed.fetch_add(more, Ordering::Relaxed);
-            part.budget.add_permits(permits(more));
+            let allowed = part.share(percent);
+            let before = part.allowed.swap(allowed, Ordering::Relaxed);
+            part.budget.add_permits(permits(allowed - before));
         }
     }
 
@@ -123,8 +123,8 @@ mod tests {
         let messages: Vec<_> = load.parts.iter().map(|part| (part.broker_name.as_str(), part.messages)).collect();
         // Keys 0, 3, 4 go to b, 1 and 5 to a, 2 to c; the first key has one message more.
         assert_eq!(messages, [("a", 334), ("b", 502), ("c", 167)]);
-        load.allow(60, 75);
-        load.allow(75, 100);
+        load.allow(75);
+        load.allow(100);
         for part in &load.parts {
             assert_eq!(part.budget.available_permits() as u64, part.messages, "{}", part.broker_name);
         }
