@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -87,17 +88,24 @@ fn member(namesrv: &Fake, id: &str) -> Client {
     Client::new(config(&[namesrv]).with_client_id(id)).unwrap()
 }
 
+/// A listener that notes what it is given, and goes on as `then` says.
+fn noting<F, Fut>(log: &Log, id: &'static str, then: F) -> impl Fn(Delivery) -> Pending + Send + Sync + 'static
+where
+    F: Fn(Delivery) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Verdict> + Send + 'static,
+{
+    let log = log.clone();
+    move |delivery: Delivery| {
+        log.note(id, &delivery);
+        Box::pin(then(delivery)) as Pending
+    }
+}
+
+type Pending = Pin<Box<dyn Future<Output = Verdict> + Send>>;
+
 /// A member that consumes everything and notes it.
 fn consume(client: &Client, config: PushConsumerConfig, id: &'static str, log: &Log) -> PushConsumer {
-    let log = log.clone();
-    let listener = move |delivery: Delivery| {
-        let log = log.clone();
-        async move {
-            log.note(id, &delivery);
-            Verdict::Consumed
-        }
-    };
-    client.push_consumer(config, listener).unwrap()
+    client.push_consumer(config, noting(log, id, |_| async { Verdict::Consumed })).unwrap()
 }
 
 async fn assigned(consumer: &PushConsumer, queues: &[i32]) {
@@ -113,19 +121,16 @@ async fn the_lowest_unfinished_offset_is_committed() {
     let (broker, _fake, _routes, namesrv) = with_queues(1, 5).await;
     let client = member(&namesrv, "a");
     let (log, gate) = (Log::new(), Arc::new(Semaphore::new(0)));
-    let listener = {
-        let (log, gate) = (log.clone(), Arc::clone(&gate));
-        move |delivery: Delivery| {
-            let (log, gate) = (log.clone(), Arc::clone(&gate));
-            async move {
-                log.note("a", &delivery);
-                if delivery.queue_offset() == 2 {
-                    gate.acquire().await.unwrap().forget();
-                }
-                Verdict::Consumed
+    let held = Arc::clone(&gate);
+    let listener = noting(&log, "a", move |delivery| {
+        let held = Arc::clone(&held);
+        async move {
+            if delivery.queue_offset() == 2 {
+                held.acquire().await.unwrap().forget();
             }
+            Verdict::Consumed
         }
-    };
+    });
     let consumer = client.push_consumer(push_config(), listener).unwrap();
     log.all(1, 5).await;
     let commits = broker.commits(|commits| commits.contains(&(0, 2))).await;
@@ -142,20 +147,13 @@ async fn messages_come_again() {
     let (broker, _fake, _routes, namesrv) = with_queues(1, 4).await;
     let client = member(&namesrv, "a");
     let log = Log::new();
-    let listener = {
-        let log = log.clone();
-        move |delivery: Delivery| {
-            let log = log.clone();
-            async move {
-                log.note("a", &delivery);
-                match (delivery.queue_offset(), delivery.attempt()) {
-                    (0, 1..=3) => Verdict::Later,
-                    (1, 1) => panic!("as it happens"),
-                    _ => Verdict::Consumed,
-                }
-            }
+    let listener = noting(&log, "a", |delivery| async move {
+        match (delivery.queue_offset(), delivery.attempt()) {
+            (0, 1..=3) => Verdict::Later,
+            (1, 1) => panic!("as it happens"),
+            _ => Verdict::Consumed,
         }
-    };
+    });
     let consumer = client.push_consumer(push_config().with_concurrency_per_queue(1), listener).unwrap();
     let seen = log.until(|log| log.iter().any(|seen| (seen.offset, seen.attempt) == (0, 4))).await;
     let first: Vec<i64> = seen.iter().filter(|seen| seen.attempt == 1).map(|seen| seen.offset).collect();
@@ -224,17 +222,14 @@ async fn a_shutdown_waits_commits_and_leaves() {
     // A watch would stay parked at the fake name server.
     let client = Client::new(config(&[&namesrv]).with_route_watch(false)).unwrap();
     let (log, gate) = (Log::new(), Arc::new(Semaphore::new(0)));
-    let listener = {
-        let (log, gate) = (log.clone(), Arc::clone(&gate));
-        move |delivery: Delivery| {
-            let (log, gate) = (log.clone(), Arc::clone(&gate));
-            async move {
-                log.note("a", &delivery);
-                gate.acquire().await.unwrap().forget();
-                Verdict::Consumed
-            }
+    let held = Arc::clone(&gate);
+    let listener = noting(&log, "a", move |_| {
+        let held = Arc::clone(&held);
+        async move {
+            held.acquire().await.unwrap().forget();
+            Verdict::Consumed
         }
-    };
+    });
     // Only at the end, so that the last commit is seen alone.
     let config = push_config().with_concurrency_per_queue(3).with_commit_interval(NEVER);
     let consumer = client.push_consumer(config, listener).unwrap();
@@ -274,19 +269,12 @@ async fn a_shutdown_ends_with_its_grace() {
     let (broker, _fake, _routes, namesrv) = with_queues(1, 2).await;
     let client = member(&namesrv, "a");
     let log = Log::new();
-    let listener = {
-        let log = log.clone();
-        move |delivery: Delivery| {
-            let log = log.clone();
-            async move {
-                log.note("a", &delivery);
-                if delivery.queue_offset() == 1 {
-                    std::future::pending::<()>().await;
-                }
-                Verdict::Consumed
-            }
+    let listener = noting(&log, "a", |delivery| async move {
+        if delivery.queue_offset() == 1 {
+            std::future::pending::<()>().await;
         }
-    };
+        Verdict::Consumed
+    });
     let consumer = client.push_consumer(push_config(), listener).unwrap();
     log.all(1, 2).await;
     tokio::time::timeout(SOON / 2, client.shutdown(Duration::from_secs(1))).await.unwrap();
@@ -451,16 +439,9 @@ async fn ordered_queues_are_locked_and_repeat_before_they_go_on() {
     broker.lock(1, Some("somebody"));
     let client = member(&namesrv, "a");
     let log = Log::new();
-    let listener = {
-        let log = log.clone();
-        move |delivery: Delivery| {
-            let log = log.clone();
-            async move {
-                log.note("a", &delivery);
-                if (delivery.queue_offset(), delivery.attempt()) == (1, 1) { Verdict::Later } else { Verdict::Consumed }
-            }
-        }
-    };
+    let listener = noting(&log, "a", |delivery| async move {
+        if (delivery.queue_offset(), delivery.attempt()) == (1, 1) { Verdict::Later } else { Verdict::Consumed }
+    });
     let consumer = client.push_consumer(push_config().with_ordered(true), listener).unwrap();
     assigned(&consumer, &[0, 1]).await;
     let seen = log.all(1, 4).await;

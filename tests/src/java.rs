@@ -17,15 +17,20 @@ const PROJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/java");
 
 /// The folder of the peers on this version of the client.
 fn built(version: &str) -> Result<PathBuf> {
+    built_by_maven(&format!("java-peers-{version}"), PROJECT, &[format!("-Dclient.version={version}")])
+}
+
+/// Builds a Maven project once, with its libraries beside its classes, and names the folder.
+pub(crate) fn built_by_maven(name: &str, project: &str, options: &[String]) -> Result<PathBuf> {
     program::require("java", "default-jdk-headless")?;
     program::require("javac", "default-jdk-headless")?;
     program::require("mvn", "maven")?;
-    built_once(&format!("java-peers-{version}"), Path::new(PROJECT), |dir| {
+    built_once(name, Path::new(project), |dir| {
         let mut maven = Command::new("mvn");
-        maven.args(["--batch-mode", "--quiet", "--file"]).arg(Path::new(PROJECT).join("pom.xml"));
-        maven.arg(format!("-Dclient.version={version}"));
+        maven.args(["--batch-mode", "--quiet", "--file"]).arg(Path::new(project).join("pom.xml")).args(options);
         maven.arg(format!("-Dpeers.build={}", dir.display())).arg("process-classes");
-        program::run(&mut maven).context("Maven cannot build the Java peers (the first build needs Maven Central)")?;
+        let cannot = || format!("Maven cannot build {name} (the first build needs Maven Central)");
+        program::run(&mut maven).with_context(cannot)?;
         Ok(())
     })
 }

@@ -2,15 +2,14 @@
 //! code says nothing, it is 0 also when they fail. Maven fetches it from Maven Central the first time.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::built_once::built_once;
 use crate::cluster::PATIENCE;
-use crate::program;
+use crate::java::built_by_maven;
 
 const PROJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/mqadmin");
 
@@ -35,7 +34,7 @@ impl Mqadmin {
     /// # Errors
     /// When it cannot be built or started.
     pub fn start(namesrv: &str, dir: &Path) -> Result<Mqadmin> {
-        let built = built()?;
+        let built = built_by_maven("mqadmin", PROJECT, &[])?;
         let mut child = Command::new("java")
             .args([HEAP, "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
             .arg(format!("-Duser.home={}", dir.display()))
@@ -115,17 +114,4 @@ pub fn rows<'a>(printed: &'a str, first: &str) -> Vec<Vec<&'a str>> {
 /// The value behind "name:" or "name    :".
 pub fn value<'a>(printed: &'a str, name: &str) -> Option<&'a str> {
     printed.lines().find_map(|line| line.trim_start().strip_prefix(name)?.trim_start().strip_prefix(':')).map(str::trim)
-}
-
-fn built() -> Result<PathBuf> {
-    program::require("java", "default-jdk-headless")?;
-    program::require("javac", "default-jdk-headless")?;
-    program::require("mvn", "maven")?;
-    built_once("mqadmin", Path::new(PROJECT), |dir| {
-        let mut maven = Command::new("mvn");
-        maven.args(["--batch-mode", "--quiet", "--file"]).arg(Path::new(PROJECT).join("pom.xml"));
-        maven.arg(format!("-Dpeers.build={}", dir.display())).arg("process-classes");
-        program::run(&mut maven).context("Maven cannot build mqadmin (the first build needs Maven Central)")?;
-        Ok(())
-    })
 }

@@ -47,23 +47,28 @@ pub(crate) fn from_template(queues: u32) -> AutoCreate {
     AutoCreate::From { template: "TBW102".into(), queues }
 }
 
+/// A message of a client and a broker that do not matter.
+pub(crate) fn message<'a>(topic: &'a str, queue_id: i32, body: &'a [u8], properties: &'a str) -> Message<'a> {
+    Message {
+        topic,
+        queue_id,
+        flag: 0,
+        sys_flag: 0,
+        born_timestamp_ms: 5,
+        born_host: "127.0.0.1:1".parse().unwrap(),
+        store_host: "127.0.0.1:2".parse().unwrap(),
+        reconsume_times: 0,
+        prepared_transaction_offset: 0,
+        body,
+        properties,
+    }
+}
+
 /// A send of one message per body, all with these properties.
 pub(crate) fn send(topic: &str, queue_id: i32, bodies: &[&str], properties: &str, auto_create: AutoCreate) -> Item {
     let mut records = BytesMut::new();
     for body in bodies {
-        let message = Message {
-            topic,
-            queue_id: queue_id.max(0),
-            flag: 0,
-            sys_flag: 0,
-            born_timestamp_ms: 5,
-            born_host: "127.0.0.1:1".parse().unwrap(),
-            store_host: "127.0.0.1:2".parse().unwrap(),
-            reconsume_times: 0,
-            prepared_transaction_offset: 0,
-            body: body.as_bytes(),
-            properties,
-        };
+        let message = message(topic, queue_id.max(0), body.as_bytes(), properties);
         record::encode(&message, &mut records).unwrap();
     }
     Item::Send(SendItem::new(topic.into(), queue_id, records, auto_create))

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bytes::BytesMut;
 use ledgermq_dledger::FRAME_HEADER_LEN;
 use ledgermq_protocol::message::id::parse_offset_id;
-use ledgermq_protocol::message::record::{self, Message};
+use ledgermq_protocol::message::record;
 use ledgermq_protocol::remoting::command::RemotingCommand;
 use ledgermq_protocol::remoting::headers::offset::{Boundary, SearchOffset};
 use ledgermq_protocol::remoting::headers::pull::{
@@ -16,6 +16,7 @@ use ledgermq_protocol::remoting::response_code::ResponseCode;
 
 use super::super::*;
 use super::fixture::*;
+use crate::apply::harness::message;
 use crate::command::{Command, DeleteTopic};
 use crate::handler::query_message::{BYTES_MAX, MESSAGES_MAX, UNIQUE_MESSAGES_MAX};
 
@@ -205,19 +206,7 @@ async fn a_message_is_viewed_where_it_starts_and_nowhere_else() {
     let mut starts = vec![client.produce_with("T", b"m0", "").await];
     // A body that is a whole record, stamped for the place at which it will lie.
     let forged = |physical_offset: i64| {
-        let message = Message {
-            topic: "T",
-            queue_id: 0,
-            flag: 0,
-            sys_flag: 0,
-            born_timestamp_ms: 5,
-            born_host: "127.0.0.1:1".parse().unwrap(),
-            store_host: "127.0.0.1:2".parse().unwrap(),
-            reconsume_times: 0,
-            prepared_transaction_offset: 0,
-            body: b"forged",
-            properties: "",
-        };
+        let message = message("T", 0, b"forged", "");
         let mut bytes = BytesMut::new();
         record::encode(&message, &mut bytes).unwrap();
         record::patch(&mut bytes, 0, physical_offset, 5);
