@@ -115,6 +115,53 @@ fn no_send_fails_when_a_leader_is_told_to_stop() {
     replicas::judge(&mut cluster).unwrap();
 }
 
+/// Would break: the same for clients with their defaults, which keep an address for up to 30 s: the old process passes their sends
+/// on until none of them needs it.
+#[test]
+fn no_send_of_an_official_client_with_its_defaults_fails_when_a_leader_is_told_to_stop() {
+    let mut cluster = Cluster::start().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let start = |library: Library| {
+        let topic = format!("lingering-{}", library.name());
+        let options = [
+            ("namesrv", cluster.namesrv()),
+            ("group", topic.as_str()),
+            ("topic", topic.as_str()),
+            ("mode", "sync"),
+            ("pause-ms", "2"),
+        ];
+        let peer = Peer::start(library, "Produce", library.name(), dir.path(), &options).unwrap();
+        (library, topic, peer)
+    };
+    let mut peers = [Library::Java5, Library::Java4, Library::Go].map(start);
+    for (_, _, peer) in &mut peers {
+        peer.await_history("messages", PATIENCE, |h| h.acked() > 200).unwrap();
+    }
+    let leader = cluster.await_leader(None).unwrap();
+    let from = monotonic_ns();
+    signal(leader.pid, Signal::TERM).unwrap();
+    cluster.await_leader(Some(leader.id)).unwrap();
+    cluster.await_end(&leader).unwrap();
+    let until = monotonic_ns();
+    let mut told = Vec::new();
+    for (library, _, peer) in &mut peers {
+        let acked = peer.history().unwrap().acked();
+        peer.await_history("messages after the stop", PATIENCE, |h| h.acked() > acked + 200).unwrap();
+        let silence = peer.history().unwrap().longest_silence(from, until);
+        told.push(format!("{} {} ms", library.name(), silence / 1_000_000));
+    }
+    report(&format!("the node left after {} ms; longest silences: {}", (until - from) / 1_000_000, told.join(", ")));
+    assert!(cluster.log(leader.id).unwrap().contains("everything is durable"), "the node did not end in order");
+    cluster.restart(leader.id).unwrap();
+    for (library, topic, peer) in peers {
+        let history = load::history(&cluster, &topic, &[peer.stop().unwrap()]).unwrap();
+        let result = check(&history, &Expect::default());
+        assert!(result.clean(), "{result}");
+        assert_eq!(result.sends, result.acked, "{}: a send failed: {:?}", library.name(), failures(&history));
+    }
+    replicas::judge(&mut cluster).unwrap();
+}
+
 /// Would break: name servers that matter. One dies, then all; clients that run go on. All come back under load, and a leader that
 /// dies afterwards is still found.
 #[test]

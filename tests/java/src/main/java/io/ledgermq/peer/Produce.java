@@ -5,16 +5,19 @@ import java.util.List;
 import java.util.Set;
 import java.util.concurrent.Semaphore;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicLong;
 import org.apache.rocketmq.client.exception.MQBrokerException;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
 import org.apache.rocketmq.client.producer.SendCallback;
 import org.apache.rocketmq.client.producer.SendResult;
 import org.apache.rocketmq.client.producer.SendStatus;
 import org.apache.rocketmq.common.message.Message;
+import org.apache.rocketmq.common.message.MessageQueue;
 
 /**
- * Sends messages with DefaultMQProducer and writes what happened. Modes: sync, async, oneway, batch (lists of ten), and
- * ordered (one queue per key by a selector, each message sent again under the same id until it is acknowledged).
+ * Sends messages with DefaultMQProducer and writes what happened. Modes: sync, async, oneway, batch (lists of ten),
+ * ordered (one queue per key by a selector, each message sent again under the same id until it is acknowledged), and pinned
+ * (one thread for each queue that the topic has at the start, which sends to that queue alone).
  */
 public final class Produce {
     /** Answers after which nothing of the message can be in the log: illegal, not available, no permission, no topic, bad parameter. */
@@ -32,7 +35,7 @@ public final class Produce {
     private final String mode;
     private final int size;
     private final int attempts;
-    private long nextOp;
+    private final AtomicLong nextOp = new AtomicLong();
 
     private Produce(Options options) {
         this.options = options;
@@ -63,6 +66,10 @@ public final class Produce {
         int count = options.number("count", Integer.MAX_VALUE);
         long pauseMs = options.number("pause-ms", 0);
         Semaphore inFlight = new Semaphore(ASYNC_IN_FLIGHT);
+        if (mode.equals("pinned")) {
+            pinned(pauseMs);
+            count = 0;
+        }
         for (int n = 0; n < count && !leash.cut(); n++) {
             switch (mode) {
                 case "sync" -> sync(message(n));
@@ -99,7 +106,7 @@ public final class Produce {
     }
 
     private long invoke(Out out) {
-        long op = nextOp++;
+        long op = nextOp.getAndIncrement();
         history.invoke(op, out.payload, topic, attempts);
         return op;
     }
@@ -151,6 +158,36 @@ public final class Produce {
                 settle(op, e);
             }
             leash.await(PAUSE_AFTER_FAILURE_MS);
+        }
+    }
+
+    /** Ends when the leash is cut. The client itself never repeats a send to a named queue. */
+    private void pinned(long pauseMs) throws Exception {
+        List<Thread> threads = new ArrayList<>();
+        for (MessageQueue queue : producer.fetchPublishMessageQueues(topic)) {
+            Thread thread = new Thread(() -> {
+                try {
+                    for (int n = 0; !leash.cut(); n++) {
+                        Payload payload = Payload.of(process + "-" + queue.getBrokerName() + "-" + queue.getQueueId() + "-" + n, size);
+                        long op = invoke(new Out(payload, null));
+                        try {
+                            settle(op, producer.send(new Message(topic, payload.bytes()), queue));
+                        } catch (InterruptedException e) {
+                            throw e;
+                        } catch (Exception e) {
+                            settle(op, e);
+                        }
+                        leash.await(pauseMs);
+                    }
+                } catch (InterruptedException e) {
+                    Thread.currentThread().interrupt();
+                }
+            });
+            thread.start();
+            threads.add(thread);
+        }
+        for (Thread thread : threads) {
+            thread.join();
         }
     }
 
