@@ -13,7 +13,7 @@ use crate::log::view::LogView;
 use crate::raft_loop::ApplyRequest;
 use crate::replica::ReplayError;
 use crate::seam::{AppliedState, ApplyError, StateMachine};
-use crate::types::{Frame, FrameKind, FramePos, GroupId};
+use crate::types::{Frame, FrameKind, FramePos, GroupId, LogPos};
 
 /// Idle time after which a due flush is carried out although no round asks for it.
 const IDLE_FLUSH: Duration = Duration::from_secs(1);
@@ -58,6 +58,10 @@ impl<M: StateMachine> Applier<M> {
         assert!(from <= to, "replay from {from} above applied {to}");
         if from == to {
             return Ok(());
+        }
+        if from + 1 < view.first().0 {
+            // Told before anything is applied: a state with a gap would be wrong for ever.
+            view.find(from + 1)?;
         }
         tracing::info!(group = %self.group, from = from + 1, to, "replaying the log");
         for frame in view.iter(from + 1) {
@@ -114,7 +118,7 @@ impl<M: StateMachine> Applier<M> {
 pub(crate) fn run<M: StateMachine>(
     requests: &Receiver<ApplyRequest>,
     mut appliers: Vec<Applier<M>>,
-    mut report: impl FnMut(usize, FramePos),
+    mut report: impl FnMut(usize, FramePos, LogPos),
 ) -> Result<Vec<Applier<M>>, (GroupId, ApplyError)> {
     let mut rounds: Vec<ApplyTask> = appliers.iter().map(|_| ApplyTask { frames: Vec::new() }).collect();
     loop {
@@ -126,7 +130,7 @@ pub(crate) fn run<M: StateMachine>(
             let applier = &mut appliers[slot];
             let at = applier.run(round).map_err(|error| (applier.group, error))?;
             round.frames.clear();
-            report(slot, at);
+            report(slot, at, applier.machine.keep_from());
         }
         let Some(request) = request else { continue };
         match request {

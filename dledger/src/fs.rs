@@ -70,6 +70,12 @@ pub trait File: Send + Sync {
     }
     /// Cuts or extends (with zeros) the file. Never on a mapped file.
     fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Gives the space of whole blocks in `len` bytes from `offset` on back to the file system. Bytes in the range read as zeros
+    /// from here on, those of a block that is not whole perhaps as before; the length stays. Never on a mapped file.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::Unsupported`] where the file system has no holes; nothing was changed then.
+    fn punch_hole(&self, offset: u64, len: u64) -> io::Result<()>;
     /// Maps the first `len` bytes for reading. The file must be at least that long and never be cut.
     fn map(&self, len: u64) -> io::Result<Arc<dyn Mapping>>;
 }

@@ -9,6 +9,7 @@ use std::io;
 use crossbeam_channel::Receiver;
 
 use crate::group::WriteTask;
+use crate::log::meta::FirstFrame;
 use crate::log::writer::LogWriter;
 use crate::types::FramePos;
 
@@ -19,6 +20,8 @@ pub const JOB_BYTES_MAX: u64 = 8 << 20;
 pub(crate) enum IoRequest {
     /// A job of the group in this slot.
     Write(usize, Box<WriteTask>),
+    /// The log of the group in this slot begins here from now on.
+    RemoveBefore(usize, FirstFrame),
     /// End: everything before it is durable when the thread has ended.
     Stop,
 }
@@ -73,6 +76,7 @@ pub(crate) fn run(
     mut report: impl FnMut(usize, u64, FramePos),
 ) -> Result<Vec<LogWriter>, (usize, io::Error)> {
     let mut waiting: Vec<Vec<WriteTask>> = writers.iter().map(|_| Vec::new()).collect();
+    let mut removals: Vec<Option<FirstFrame>> = writers.iter().map(|_| None).collect();
     let mut stop = false;
     while !stop {
         let Ok(first) = requests.recv() else {
@@ -81,6 +85,7 @@ pub(crate) fn run(
         for request in std::iter::once(first).chain(requests.try_iter()) {
             match request {
                 IoRequest::Write(slot, task) => waiting[slot].push(*task),
+                IoRequest::RemoveBefore(slot, first) => removals[slot] = Some(first),
                 IoRequest::Stop => stop = true,
             }
         }
@@ -89,6 +94,12 @@ pub(crate) fn run(
                 report(slot, number, durable);
             }
             tasks.clear();
+        }
+        // Behind the jobs: whoever waits for those does not wait for the removal of files.
+        for (slot, removal) in removals.iter_mut().enumerate() {
+            if let Some(first) = removal.take() {
+                writers[slot].remove_before(first).map_err(|error| (slot, error))?;
+            }
         }
     }
     Ok(writers)

@@ -27,7 +27,7 @@ use crate::raft_loop::{
 use crate::replica::{self, OpenError, OpenReplica, Supply};
 use crate::seam::{Completions, Stamper, StateMachine};
 use crate::transport::{self, Links, Local, LocalGroup, PeerNode};
-use crate::types::{FramePos, GroupId, RaftId};
+use crate::types::{FramePos, GroupId, LogPos, RaftId};
 
 /// Bytes per second at which spare segments are filled with zeros: beside the log, not before it.
 const SPARE_PACE: u64 = 64 << 20;
@@ -223,9 +223,9 @@ impl<M: StateMachine> Node<M> {
         let published: Vec<Arc<Published>> = slots.iter().map(|slot| Arc::clone(&slot.published)).collect();
         let apply = std::thread::Builder::new().name("apply".into()).spawn(move || {
             let _guard = AbortOnPanic;
-            let report = |slot: usize, at: FramePos| {
+            let report = |slot: usize, at: FramePos, keep_from: LogPos| {
                 published[slot].applied.store(at.index, Ordering::Release);
-                let _ = apply_events.put(LoopEvent::Applied { slot, at });
+                let _ = apply_events.put(LoopEvent::Applied { slot, at, keep_from });
                 if ring_wanted.is_set() {
                     apply_events.ring();
                 }

@@ -34,11 +34,17 @@ pub enum Bug {
     IncarnationIgnored,
     /// A start goes back to where the ConsumeQueue files are durable, not to where the key index is.
     KeysForgotten,
+    /// Segments are removed before the meta file says that the log begins behind them (breaks R5).
+    PrefixMarkSkipped,
+    /// A prefix of the log is given up that a crashed state would want to replay (breaks R7).
+    PrefixBeyondFlush,
+    /// A prefix of the log is given up that a lagging member still needs.
+    PrefixIgnoresFollowers,
 }
 
 impl Bug {
     /// All of them, in a fixed order.
-    pub const ALL: [Bug; 13] = [
+    pub const ALL: [Bug; 16] = [
         Bug::VoteNotSynced,
         Bug::AckBeforeQuorum,
         Bug::UnchainedCrc,
@@ -52,6 +58,9 @@ impl Bug {
         Bug::StaleProjection,
         Bug::IncarnationIgnored,
         Bug::KeysForgotten,
+        Bug::PrefixMarkSkipped,
+        Bug::PrefixBeyondFlush,
+        Bug::PrefixIgnoresFollowers,
     ];
 
     /// Name for the command line.
@@ -70,6 +79,9 @@ impl Bug {
             Bug::StaleProjection => "stale-projection",
             Bug::IncarnationIgnored => "incarnation-ignored",
             Bug::KeysForgotten => "keys-forgotten",
+            Bug::PrefixMarkSkipped => "prefix-mark-skipped",
+            Bug::PrefixBeyondFlush => "prefix-beyond-flush",
+            Bug::PrefixIgnoresFollowers => "prefix-ignores-followers",
         }
     }
 

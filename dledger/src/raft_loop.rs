@@ -22,7 +22,7 @@ use crate::log_io::IoRequest;
 use crate::seam::{Completions, Proposal, Stamper};
 use crate::transport::Links;
 use crate::transport::codec::PeerMessage;
-use crate::types::{FramePos, GroupId, RaftId};
+use crate::types::{FramePos, GroupId, LogPos, RaftId};
 
 /// Length of a tick (raft-log.md section 6).
 pub(crate) const TICK: Duration = Duration::from_millis(50);
@@ -55,6 +55,7 @@ pub(crate) enum LoopEvent {
     Applied {
         slot: usize,
         at: FramePos,
+        keep_from: LogPos,
     },
     Unreachable {
         group: GroupId,
@@ -253,7 +254,10 @@ impl<S: Stamper> RaftLoop<S> {
         while let Ok(event) = self.channels.events.try_recv() {
             match event {
                 LoopEvent::Written { slot, number, durable } => self.slots[slot].core.written(number, durable),
-                LoopEvent::Applied { slot, at } => self.slots[slot].core.applied(at),
+                LoopEvent::Applied { slot, at, keep_from } => {
+                    self.slots[slot].core.applied(at);
+                    self.slots[slot].core.keep_log_from(keep_from);
+                }
                 LoopEvent::Unreachable { group, peer } => {
                     if let Some(slot) = self.by_group.get(&group) {
                         self.slots[*slot].core.unreachable(peer);
@@ -328,6 +332,9 @@ impl<S: Stamper> RaftLoop<S> {
             for task in out.writes.drain(..) {
                 // Log-io ends only after this loop.
                 let _ = self.channels.log_io.send(IoRequest::Write(slot, Box::new(task)));
+            }
+            if let Some(first) = out.remove_before.take() {
+                let _ = self.channels.log_io.send(IoRequest::RemoveBefore(slot, first));
             }
             for task in out.applies.drain(..) {
                 let _ = self.channels.apply.send(ApplyRequest::Apply(slot, task));

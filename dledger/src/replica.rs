@@ -178,7 +178,8 @@ pub fn open<S: Stamper, M: StateMachine>(
     let identity = meta.identity;
     let birth_members = meta.birth_members.clone();
     let start = GroupStart { meta, tail, term_runs, view: view.clone(), applied: applier.applied(), stamper, seed };
-    let core = GroupCore::new(start, tuning, clock)?;
+    let mut core = GroupCore::new(start, tuning, clock)?;
+    core.keep_log_from(applier.machine().keep_from());
     Ok(Replica { core, writer, applier, view, tail_state, identity, birth_members })
 }
 

@@ -196,6 +196,14 @@ pub trait StateMachine: Send + 'static {
     /// Whether enough has been applied since the last flush that one is due (bounds the replay at start).
     fn flush_due(&self) -> bool;
 
+    /// Where the log may begin: neither this state nor whatever a crash would leave of it needs a frame before this position,
+    /// not even for [`StateMachine::replay_from`]. A segment's first byte, decided by a command in the log (the same on every
+    /// replica), and never lower than before. A machine answers with a decision only once the decision, and every effect of
+    /// the frames before the position, is durable (R7). `LogPos(0)`: nothing may go.
+    fn keep_from(&self) -> LogPos {
+        LogPos(0)
+    }
+
     /// Digest of the *logical* state at `applied()`: what a reader may see, never a store's own files.
     fn digest(&self) -> Result<u64, ApplyError>;
 }

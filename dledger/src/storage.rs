@@ -13,6 +13,7 @@ use raft::{Error as RaftError, GetEntriesContext, RaftState, StorageError};
 
 use crate::entry::{self, EntryError};
 use crate::log::frame::{HEADER_LEN, Header, Layout, make_header};
+use crate::log::meta::FirstFrame;
 use crate::log::view::LogView;
 use crate::log::writer::FrameBytes;
 use crate::transport::codec::WireFrame;
@@ -115,6 +116,35 @@ impl GroupStorage {
     /// Last frame, durable or not.
     pub(crate) fn tail(&self) -> FramePos {
         self.prepared.back().map_or(self.tail, |frame| frame.at)
+    }
+
+    /// Where the log begins: the frame before the first one.
+    pub(crate) fn start(&self) -> FramePos {
+        self.start.prev
+    }
+
+    /// The read side.
+    pub(crate) fn view(&self) -> &LogView {
+        &self.view
+    }
+
+    /// Forgets everything before `first`, whose predecessor is applied.
+    pub(crate) fn remove_before(&mut self, first: &FirstFrame) {
+        let prev = first.before();
+        assert!(
+            prev.index > self.start.prev.index && prev.index < self.tail.index,
+            "a log from {:?} to {:?} cannot begin behind {prev:?}",
+            self.start.prev,
+            self.tail
+        );
+        while self.cache.front().is_some_and(|cached| cached.frame.at.index <= prev.index) {
+            let cached = self.cache.pop_front().expect("just seen");
+            self.cache_bytes -= cached.frame.at.len as usize;
+        }
+        let kept = self.runs.partition_point(|(run_first, _)| *run_first <= first.index);
+        let run = kept.checked_sub(1).expect("runs cover the log from its start");
+        self.runs.drain(..run);
+        self.start = LogStart { prev };
     }
 
     pub(crate) fn set_conf_state(&mut self, conf_state: ConfState) {
@@ -351,7 +381,8 @@ impl raft::Storage for GroupStorage {
     }
 
     fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        // The log is never cut at its start yet, so no member needs one; a member that claims to is not served.
+        // The log's start is held back for the slowest member (`GroupTuning::lag_hold_bytes`), so no member needs one; a member
+        // that claims to is not served.
         Err(RaftError::Store(StorageError::SnapshotTemporarilyUnavailable))
     }
 }

@@ -16,6 +16,7 @@ mod health;
 mod leadership;
 mod membership;
 mod outputs;
+mod prefix;
 mod reads;
 mod ready;
 mod stamping;
@@ -132,6 +133,7 @@ pub struct GroupCore<S: Stamper> {
     reads: reads::Reads,
     health: health::Health,
 
+    prefix: prefix::Prefix,
     meta: Meta,
     hint_written: Duration,
     /// Durable and commit index of the last hint.
@@ -181,6 +183,13 @@ impl<S: Stamper> GroupCore<S> {
         let group = meta.identity.group;
         let raft_id = meta.identity.raft_id;
         let refuse = |reason: String| GroupError::Start { group, reason };
+        if applied.at.index + 1 < meta.first.index {
+            return Err(refuse(format!(
+                "its state is at entry {} but its log begins at entry {}: the state folder belongs to another log; \
+                 rebuild the replica under a new raft id",
+                applied.at.index, meta.first.index
+            )));
+        }
         if applied.at.index > tail.index {
             return Err(refuse(format!(
                 "its state is at entry {} but its log ends at entry {}: the state folder belongs to another log; \
@@ -258,6 +267,7 @@ impl<S: Stamper> GroupCore<S> {
             refused: Vec::new(),
             reads: reads::Reads::default(),
             health: health::Health::default(),
+            prefix: prefix::Prefix::default(),
             meta,
             hint_written: clock.mono,
             hinted: (tail.index, commit),
@@ -311,6 +321,7 @@ impl<S: Stamper> GroupCore<S> {
         // The clock goes on all the same: it is also what lets this replica vote for another once its leader is silent.
         self.raft.tick();
         self.draw_election_timeout();
+        self.note_spared();
         let may_campaign = self.may_campaign();
         let raft = &mut self.raft.raft;
         if raft.state != StateRole::Leader && raft.election_elapsed >= self.campaign_after && may_campaign {
@@ -516,6 +527,7 @@ impl<S: Stamper> GroupCore<S> {
         self.complete(out);
         self.poll_reads(out);
         self.write_hints(out);
+        self.remove_prefix(out);
         self.publish_role(out);
         self.forget_expected();
         let (durable, applied) = (self.durable.index, self.applied.index);

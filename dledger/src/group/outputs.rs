@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::handle::{ReadError, RoleView};
+use crate::log::meta::FirstFrame;
 use crate::log::writer::WriteJob;
 use crate::seam::{Membership, Outcome, Stamper};
 use crate::transport::codec::PeerMessage;
@@ -53,6 +54,8 @@ pub struct Outputs<S: Stamper> {
     pub reads: Vec<(ReadTicket, Result<u64, ReadError>)>,
     /// The role, when it changed.
     pub role: Option<RoleView>,
+    /// Where the log begins from now on: log-io removes what lies before it, behind the jobs given so far.
+    pub remove_before: Option<FirstFrame>,
 }
 
 impl<S: Stamper> Default for Outputs<S> {
@@ -64,6 +67,7 @@ impl<S: Stamper> Default for Outputs<S> {
             done: Vec::new(),
             reads: Vec::new(),
             role: None,
+            remove_before: None,
         }
     }
 }

@@ -53,6 +53,10 @@ pub struct GroupTuning {
     pub disk_hang: Duration,
     /// How far a replica's wall clock may be off the median of its group before it should not lead.
     pub clock_off_max: Duration,
+    /// Bytes by which a member may lag until the log's prefix is no longer held back for it: then it needs a snapshot.
+    pub lag_hold_bytes: u64,
+    /// The same in time.
+    pub lag_hold: Duration,
     /// Proposals that may wait for their turn here.
     pub queue_max: usize,
     /// Bytes of them, by their size hints; one larger proposal may wait alone.
@@ -84,6 +88,9 @@ impl Default for GroupTuning {
             transfer_drain: Duration::from_millis(100),
             disk_hang: Duration::from_secs(2),
             clock_off_max: Duration::from_secs(2),
+            // Without limit while there are no snapshots: a member that is cut off could not come back.
+            lag_hold_bytes: u64::MAX,
+            lag_hold: Duration::MAX,
             queue_max: 65_536,
             queue_bytes_max: 64 << 20,
         }

@@ -178,6 +178,11 @@ impl SparseIndex {
         segment.last = *cut;
     }
 
+    /// Drops the segments in front of this base.
+    pub fn remove_before(&mut self, base: LogPos) {
+        self.segments = self.segments.split_off(&base);
+    }
+
     /// The nearest sampled frame at or before `index`: where to begin hopping.
     pub fn floor(&self, index: u64) -> Option<FramePos> {
         let candidates = self.segments.values();

@@ -5,6 +5,7 @@
 //! inside guards the list of segments and the sparse index; it is held for look-ups, never across a read of the disk.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,7 +34,17 @@ pub const FRAMES_MAX: usize = 16 * 1024;
 /// Why a read failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ViewError {
-    /// Behind the published end, before the first frame, or across a segment's end.
+    /// Before the first frame that is kept: it was removed, on purpose.
+    #[error("{wanted} lies before entry {first} at {pos}, where the log begins: it was removed")]
+    Gone {
+        /// What was asked for.
+        wanted: Wanted,
+        /// Raft index of the first frame kept.
+        first: u64,
+        /// Its position.
+        pos: LogPos,
+    },
+    /// Behind the published end, or across a segment's end.
     #[error("log range {pos}+{len} is outside of the readable range {first}..{end}")]
     OutOfRange {
         /// Wanted position.
@@ -69,6 +80,24 @@ pub enum ViewError {
     },
 }
 
+/// What a read that came too late asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// A Raft index.
+    Index(u64),
+    /// A log position.
+    Pos(LogPos),
+}
+
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Wanted::Index(index) => write!(f, "entry {index}"),
+            Wanted::Pos(pos) => write!(f, "log position {pos}"),
+        }
+    }
+}
+
 struct Inner {
     first: FirstFrame,
     segments: BTreeMap<LogPos, Arc<Segment>>,
@@ -80,6 +109,8 @@ struct Shared {
     layout: Layout,
     /// End of the readable range. Lowered before, and raised after, what it covers changes.
     published: AtomicU64,
+    /// See [`LogView::spared`].
+    spared: AtomicU64,
     inner: RwLock<Inner>,
 }
 
@@ -107,7 +138,13 @@ impl LogView {
     ) -> LogView {
         let inner = RwLock::new(Inner { first, segments, index });
         LogView {
-            shared: Arc::new(Shared { dir: dir.to_owned(), layout, published: AtomicU64::new(published.0), inner }),
+            shared: Arc::new(Shared {
+                dir: dir.to_owned(),
+                layout,
+                published: AtomicU64::new(published.0),
+                spared: AtomicU64::new(0),
+                inner,
+            }),
         }
     }
 
@@ -145,6 +182,14 @@ impl LogView {
         self.shared.inner.write().index.truncate(cut);
     }
 
+    /// Makes everything before `first` unreadable. What was read from there before stays valid.
+    pub(super) fn remove_before(&self, first: FirstFrame) {
+        let mut inner = self.shared.inner.write();
+        inner.first = first;
+        inner.index.remove_before(first.pos);
+        inner.segments = inner.segments.split_off(&first.pos);
+    }
+
     /// The index file's content for a full segment.
     pub(super) fn encode_idx(&self, base: LogPos) -> Option<Vec<u8>> {
         self.shared.inner.read().index.segment(base).map(|segment| segment.encode(&self.shared.layout))
@@ -156,6 +201,40 @@ impl LogView {
     pub fn first(&self) -> (u64, LogPos) {
         let first = self.shared.inner.read().first;
         (first.index, first.pos)
+    }
+
+    /// The first frame of the segment with this base, and what it is chained to; `None` when the log has none there. Costs a
+    /// look-up in memory.
+    pub fn segment_start(&self, base: LogPos) -> Option<FirstFrame> {
+        let inner = self.shared.inner.read();
+        if base == inner.first.pos {
+            return Some(inner.first);
+        }
+        let prev = inner.index.segment(base)?.prev;
+        Some(FirstFrame { index: prev.index + 1, pos: base, prev_term: prev.term, prev_chain: prev.chain })
+    }
+
+    /// What [`LogView::segment_start`] says of every segment, ascending.
+    pub fn segment_starts(&self) -> Vec<FirstFrame> {
+        let bases: Vec<LogPos> = self.shared.inner.read().index.segments().map(|segment| segment.base).collect();
+        bases.into_iter().filter_map(|base| self.segment_start(base)).collect()
+    }
+
+    /// Raft index up to which no member of the group needs entries from this replica any more, as far as it knows: each has
+    /// them on its own disk. 0 where it does not know, that is on any replica but the leader. A prefix of the log may be given
+    /// up to here; more would cut a member off.
+    pub fn spared(&self) -> u64 {
+        self.shared.spared.load(Ordering::Acquire)
+    }
+
+    /// For the group, which knows how far its members are.
+    pub(crate) fn spare(&self, index: u64) {
+        self.shared.spared.store(index, Ordering::Release);
+    }
+
+    /// A frame at or shortly before this index, at most 64 KiB of log away, without a look at the disk.
+    pub(crate) fn near(&self, index: u64) -> Option<FramePos> {
+        self.shared.inner.read().index.floor(index)
     }
 
     /// End of the readable range: everything below is durable here, which does not mean that it is committed.
@@ -213,13 +292,19 @@ impl LogView {
         }
     }
 
-    /// Where the frame with this Raft index lies; `None` when it is not in the readable range.
+    /// Where the frame with this Raft index lies; `None` when it is behind the readable range.
+    ///
+    /// # Errors
+    /// [`ViewError::Gone`] when it was removed; else what is wrong with the log.
     pub fn find(&self, index: u64) -> Result<Option<FramePos>, ViewError> {
         self.find_with(&mut self.scanner(), index)
     }
 
     /// Frames from `from_index` on until their payloads reach `max_bytes` (at least one when there is one, at most
-    /// [`FRAMES_MAX`]); empty when the first is not in the readable range.
+    /// [`FRAMES_MAX`]); empty when the first lies behind the readable range.
+    ///
+    /// # Errors
+    /// [`ViewError::Gone`] when the first was removed; else what is wrong with the log.
     pub fn frames(&self, from_index: u64, max_bytes: u64) -> Result<Vec<Frame>, ViewError> {
         let mut frames = Vec::new();
         self.load_run(FramesFrom::Index(from_index), max_bytes, &mut frames)?;
@@ -281,7 +366,15 @@ impl LogView {
     }
 
     fn find_with(&self, scanner: &mut Scanner<'_>, index: u64) -> Result<Option<FramePos>, ViewError> {
-        let Some(mut at) = self.shared.inner.read().index.floor(index) else { return Ok(None) };
+        let floor = {
+            let inner = self.shared.inner.read();
+            // Index 0 never was.
+            if (1..inner.first.index).contains(&index) {
+                return Err(gone(Wanted::Index(index), &inner.first));
+            }
+            inner.index.floor(index)
+        };
+        let Some(mut at) = floor else { return Ok(None) };
         if at.end() > self.published() {
             return Ok(None);
         }
@@ -353,23 +446,28 @@ impl LogView {
     /// Checks that a range is readable; returns the published end.
     fn check_range(&self, pos: LogPos, len: u64) -> Result<LogPos, ViewError> {
         let end = self.published();
-        let first = self.shared.inner.read().first.pos;
-        let fits = pos >= first
+        let first = self.shared.inner.read().first;
+        let fits = pos >= first.pos
             && pos.0.checked_add(len).is_some_and(|range_end| range_end <= end.0)
             && len <= self.shared.layout.room(pos);
-        if fits { Ok(end) } else { Err(ViewError::OutOfRange { pos, len, first, end }) }
+        if fits { Ok(end) } else { Err(self.out_of_range(pos, len)) }
     }
 
     fn still_there(&self, pos: LogPos, len: u64) -> Result<(), ViewError> {
-        if pos.0 + len <= self.published().0 { Ok(()) } else { Err(self.out_of_range(pos, len)) }
+        let first = self.shared.inner.read().first.pos;
+        let there = pos >= first && pos.0 + len <= self.published().0;
+        if there { Ok(()) } else { Err(self.out_of_range(pos, len)) }
     }
 
     fn out_of_range(&self, pos: LogPos, len: u64) -> ViewError {
-        let first = self.shared.inner.read().first.pos;
-        ViewError::OutOfRange { pos, len, first, end: self.published() }
+        let first = self.shared.inner.read().first;
+        if pos < first.pos {
+            return gone(Wanted::Pos(pos), &first);
+        }
+        ViewError::OutOfRange { pos, len, first: first.pos, end: self.published() }
     }
 
-    /// Damage, unless a truncation took the range away while it was being read.
+    /// Damage, unless a truncation or removal took the range away while it was being read.
     fn corrupt(&self, pos: LogPos, len: usize, reason: NotNext) -> ViewError {
         if let Err(error) = self.still_there(pos, len as u64) {
             return error;
@@ -381,6 +479,10 @@ impl LogView {
     fn io_error(&self, error: ScanError) -> ViewError {
         ViewError::Io { path: segment_path(&self.shared.dir, error.base), at: error.at, source: error.source }
     }
+}
+
+fn gone(wanted: Wanted, first: &FirstFrame) -> ViewError {
+    ViewError::Gone { wanted, first: first.index, pos: first.pos }
 }
 
 /// Where a run of frames begins.

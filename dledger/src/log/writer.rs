@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use super::costs::LogCounters;
 use super::frame::{HEADER_LEN, Layout, PAGE, blank_header};
-use super::meta::{Meta, MetaFile};
+use super::meta::{FirstFrame, Meta, MetaFile};
 use super::recovery::{Recovered, TORN_JOB_SPAN, TailState};
 use super::segment::{IDX_SUFFIX, LOG_DIR, NEW_SUFFIX, Segment, SegmentSupply, idx_path, parse_segment_name};
 use super::view::LogView;
@@ -111,6 +111,8 @@ impl LogWriter {
         writer.drop_idx(layout.base_of(tail.end()))?;
         writer.complete_idx()?;
         writer.store(writer.meta.clone(), true)?;
+        // A crash may have come between the mark of a removal and its end.
+        writer.drop_files_before(layout.base_of(writer.meta.first.pos))?;
         Ok(writer)
     }
 
@@ -168,6 +170,36 @@ impl LogWriter {
         })
     }
 
+    /// Removes everything before `first`, which begins a segment. First the meta file says so, in both slots, synced; then
+    /// the files go. A start after a crash in between ends the work. Does nothing when the log begins there or later.
+    ///
+    /// # Panics
+    /// When the frame before `first` is not durable: recovery would have nothing to begin from.
+    pub fn remove_before(&mut self, first: FirstFrame) -> io::Result<()> {
+        self.guarded(|writer| {
+            if first.pos <= writer.meta.first.pos {
+                return Ok(());
+            }
+            assert!(
+                writer.layout.base_of(first.pos) == first.pos
+                    && first.index <= writer.durable.index
+                    && first.pos <= writer.durable.pos,
+                "the log that is durable up to {:?} cannot begin at {first:?}",
+                writer.durable
+            );
+            if plant::on(Bug::PrefixMarkSkipped) {
+                writer.drop_files_before(first.pos)?;
+            }
+            writer.meta.first = first;
+            writer.store(writer.meta.clone(), true)?;
+            writer.view.remove_before(first);
+            writer.segments = writer.segments.split_off(&first.pos);
+            writer.dirty = writer.dirty.split_off(&first.pos);
+            writer.unsealed = writer.unsealed.split_off(&first.pos);
+            writer.drop_files_before(first.pos)
+        })
+    }
+
     /// Stores meta outside of a job (hints), with `durable` and `stale_until` filled in and the hint cut as in a job.
     pub fn store_meta(&mut self, meta: &Meta, both_slots: bool) -> io::Result<()> {
         self.guarded(|writer| writer.put_meta(meta, both_slots))
@@ -208,6 +240,8 @@ impl LogWriter {
     fn store(&mut self, mut meta: Meta, both_slots: bool) -> io::Result<()> {
         meta.durable = self.durable;
         meta.stale_until = self.stale_until;
+        // A job may have been made before the one that moved it.
+        meta.first = self.meta.first;
         if !plant::on(Bug::CommitHintAhead) {
             meta.commit_hint = meta.commit_hint.min(self.durable.index);
         }
@@ -411,6 +445,20 @@ impl LogWriter {
         for name in self.fs.list(&log_dir)? {
             let base = name.strip_suffix(IDX_SUFFIX).and_then(parse_segment_name);
             if base.is_some_and(|base| base >= from) {
+                self.fs.remove_file(&log_dir.join(name))?;
+                dropped = true;
+            }
+        }
+        if dropped { self.fs.sync_dir(&log_dir) } else { Ok(()) }
+    }
+
+    /// Removes the segments and index files in front of this base, durably (R5).
+    fn drop_files_before(&self, base: LogPos) -> io::Result<()> {
+        let log_dir = self.dir.join(LOG_DIR);
+        let mut dropped = false;
+        for name in self.fs.list(&log_dir)? {
+            let of = parse_segment_name(name.strip_suffix(IDX_SUFFIX).unwrap_or(&name));
+            if of.is_some_and(|of| of < base) {
                 self.fs.remove_file(&log_dir.join(name))?;
                 dropped = true;
             }

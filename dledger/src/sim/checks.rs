@@ -12,7 +12,7 @@ use super::disk::SimFs;
 use super::host::Violation;
 use super::node::DIR;
 use crate::group::WriteTask;
-use crate::log::meta::{FILE_NAME, Meta, SLOT_LEN};
+use crate::log::meta::{FILE_NAME, FirstFrame, Meta, SLOT_LEN};
 use crate::log::segment::segment_path;
 use crate::log::{FrameBytes, HEADER_LEN, Header, Layout, LogView};
 use crate::seam::Membership;
@@ -127,6 +127,21 @@ impl Checks {
                 "committed-never-cut",
                 format!("node {node} cuts off {lost:?}, which it knew to be committed"),
             );
+        }
+        Ok(())
+    }
+
+    /// A node removes everything before `first`: only what is committed, and durable on its disk until now.
+    pub(super) fn removes_before(&mut self, node: RaftId, first: &FirstFrame, disk: &SimFs) -> Check {
+        let last = first.index - 1;
+        let fits =
+            self.committed.get(&last).is_some_and(|at| (at.term, at.chain) == (first.prev_term, first.prev_chain));
+        if !fits {
+            let detail = format!("node {node} begins its log at {first:?}, behind what is not known to be committed");
+            return fail("committed-before-removal", detail);
+        }
+        if !self.durable_up_to(node, last, disk) {
+            return fail("durable-before-removal", format!("node {node} begins its log at {first:?}"));
         }
         Ok(())
     }
@@ -292,8 +307,17 @@ impl Checks {
         record.commit = commit;
         let promised = record.promised;
         let before = std::mem::take(&mut record.log);
-        record.verified = 0;
-        for frame in view.iter(1) {
+        // What was removed from its front counts as it was then.
+        let removed = (view.first().0 - 1) as usize;
+        if removed > before.len() {
+            return fail(
+                "log-as-written",
+                format!("node {node} starts at {:?}, with {} entries", view.first(), before.len()),
+            );
+        }
+        record.verified = removed as u64;
+        record.log = before.iter().take(removed).map(|it| Written { at: it.at, bytes: Vec::new() }).collect();
+        for frame in view.iter(view.first().0) {
             match frame {
                 Ok(frame) => record.log.push(read_back(&frame)),
                 Err(error) => return fail("log-readable", format!("node {node}: {error}")),

@@ -499,6 +499,17 @@ impl File for SimFile {
         })
     }
 
+    fn punch_hole(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.changing(|state, id| {
+            let content = &mut state.files.get_mut(&id).expect("open files have content").content;
+            let end = (offset + len).min(content.cached().len() as u64);
+            if offset < end {
+                content.write(&vec![0; (end - offset) as usize], offset);
+            }
+            Ok(())
+        })
+    }
+
     fn map(&self, len: u64) -> io::Result<Arc<dyn Mapping>> {
         if self.len()? < len {
             return Err(io::ErrorKind::UnexpectedEof.into());

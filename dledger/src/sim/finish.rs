@@ -8,7 +8,7 @@ use super::plan::MS;
 use super::world::World;
 use crate::log::Layout;
 use crate::log::segment::segment_path;
-use crate::types::{LogPos, RaftId};
+use crate::types::RaftId;
 
 /// Ten election time-outs of at most 20 ticks: within it a new proposal must be committed once all faults have stopped.
 const RECOVERY_MAX: u64 = 10 * 1_000 * MS;
@@ -143,7 +143,8 @@ impl<H: Host> World<H> {
         let ends = members.iter().filter_map(|&id| self.node(id).live.as_ref()).map(|live| live.view.published());
         let end = ends.min().unwrap_or_default();
         let layout = Layout { segment_size: self.plan.segment_size };
-        let mut base = LogPos(0);
+        let firsts = members.iter().filter_map(|&id| self.node(id).live.as_ref()).map(|live| live.view.first().1);
+        let mut base = firsts.max().unwrap_or_default();
         while base < end {
             let len = (end.0 - base.0).min(layout.segment_size) as usize;
             let path = segment_path(Path::new(DIR), base);

@@ -15,7 +15,7 @@ use super::plan::Plan;
 use crate::apply::Applier;
 use crate::fs::Fs;
 use crate::group::{ApplyTask, GroupCore, WriteTask};
-use crate::log::meta::{FORMAT, GroupConstants, Identity, Member};
+use crate::log::meta::{FORMAT, FirstFrame, GroupConstants, Identity, Member};
 use crate::log::recovery::TailState;
 use crate::log::{LogView, LogWriter};
 use crate::replica::{self, OpenError, OpenReplica, Replica, Supply};
@@ -40,6 +40,8 @@ pub(super) struct Live<H: Host> {
     pub(super) members_before: Membership,
     /// Jobs for log-io that wait.
     pub(super) waiting: Vec<WriteTask>,
+    /// Where the log is to begin: removed behind the next sync.
+    pub(super) remove_before: Option<FirstFrame>,
     /// Jobs that are written and not synced.
     pub(super) syncing: Vec<WriteTask>,
     /// Whether a write or a sync is on its way.
@@ -141,6 +143,7 @@ impl<H: Host> SimNode<H> {
             applier,
             view,
             waiting: Vec::new(),
+            remove_before: None,
             syncing: Vec::new(),
             disk_busy: false,
             rounds: VecDeque::new(),

@@ -63,6 +63,8 @@ pub struct Plan {
     pub(super) clock_skew: u64,
     /// Whether the run begins with [`super::World::forgotten_change`].
     pub(super) forgotten_change: bool,
+    /// Whether old records are given up. Not where members join or leave: a new one begins with the first frame.
+    pub retention: bool,
     /// All nodes lose their power when the faults end.
     pub(super) cut_at_end: bool,
 }
@@ -88,6 +90,7 @@ impl Plan {
             die_in_cut: 0,
             clock_skew: 0,
             forgotten_change: false,
+            retention: false,
             cut_at_end: false,
         }
     }
@@ -125,6 +128,9 @@ impl Plan {
             plan.forgotten_change = true;
             plan.tuning.hint_interval = Duration::from_secs(10);
         }
+        // Drawn apart, so that the other half of the seeds stays what it was.
+        plan.retention =
+            !membership && !plan.forgotten_change && SmallRng::seed_from_u64(seed ^ 0x6b65_6570).random_bool(0.5);
         if rng.random_ratio(1, 20) {
             // Without faults everything must be smooth, too.
             return plan;

@@ -29,6 +29,8 @@ enum Command {
     Delete { queue: u32, incarnation: u64 },
     /// A consumer has come this far.
     Offset { consumer: u32, queue: u32, version: u64 },
+    /// Records before this position are given up; `index` is that of the frame there.
+    Truncate { index: u64, pos: u64 },
 }
 
 impl Command {
@@ -38,6 +40,7 @@ impl Command {
             Command::Create { queue } => (1, [u64::from(queue), 0, 0]),
             Command::Delete { queue, incarnation } => (2, [u64::from(queue), incarnation, 0]),
             Command::Offset { consumer, queue, version } => (3, [u64::from(consumer), u64::from(queue), version]),
+            Command::Truncate { index, pos } => (4, [index, pos, 0]),
         };
         let mut out = BytesMut::with_capacity(COMMAND_LEN);
         out.put_u64_le(tag);
@@ -55,6 +58,7 @@ impl Command {
             1 => Command::Create { queue: a as u32 },
             2 => Command::Delete { queue: a as u32, incarnation: b },
             3 => Command::Offset { consumer: a as u32, queue: b as u32, version: c },
+            4 => Command::Truncate { index: a, pos: b },
             _ => return None,
         })
     }

@@ -83,6 +83,7 @@ impl<H: Host> World<H> {
         }
         let live = self.live(id);
         live.waiting.append(&mut out.writes);
+        live.remove_before = out.remove_before.take().or(live.remove_before);
         live.rounds.extend(out.applies.drain(..));
         let (commit, last) = (live.core.commit_index(), live.core.last_index());
         self.checks.commit_index(id, commit, last)?;
@@ -179,8 +180,32 @@ impl<H: Host> World<H> {
         live.disk_busy = false;
         self.checks.synced(id, number);
         self.trace("durable", durable.index, durable.end().0);
+        self.remove_before(id)?;
+        if self.node(id).live.is_none() {
+            return Ok(());
+        }
         self.keep_busy(id);
         self.ring(id);
+        Ok(())
+    }
+
+    /// Removes a prefix of the log, as log-io does it behind a sync.
+    fn remove_before(&mut self, id: RaftId) -> Result<(), Violation> {
+        let Some(first) = self.live(id).remove_before.take() else { return Ok(()) };
+        let World { checks, nodes, rng, plan, faults_on, .. } = self;
+        let node = &mut nodes[id as usize - 1];
+        checks.removes_before(id, &first, &node.disk)?;
+        if *faults_on && plan.die_in_cut > 0 && rng.random_ratio(1, plan.die_in_cut) {
+            // As rare as a cut of the log's end, and as bad a moment to die.
+            node.disk.power_off_after(rng.random_range(0..8));
+            node.off_is_power_cut = rng.random_bool(0.6);
+        }
+        let live = node.live.as_mut().expect("its disk has just answered");
+        if live.writer.remove_before(first).is_err() {
+            return self.die_of_disk(id);
+        }
+        self.trace("removed", first.index, first.pos.0);
+        self.count("prefix removal");
         Ok(())
     }
 
@@ -206,7 +231,9 @@ impl<H: Host> World<H> {
                 self.count("membership change");
             }
         }
-        self.live(id).core.applied(at);
+        let live = self.live(id);
+        live.core.applied(at);
+        live.core.keep_log_from(live.applier.machine().keep_from());
         self.trace("applied", at.index, u64::from(at.chain));
         self.check_machine(id, false)?;
         self.keep_busy(id);

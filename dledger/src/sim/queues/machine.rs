@@ -8,10 +8,11 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 
 use super::{Command, Record};
+use crate::plant::{self, Bug};
 use crate::seam::{AppliedState, ApplyError, Membership, StateMachine};
 use crate::sim::host::Death;
 use crate::sim::report::mix;
-use crate::types::{Frame, FrameKind, FramePos};
+use crate::types::{Frame, FrameKind, FramePos, LogPos};
 
 /// A queue of one incarnation.
 pub(super) type QueueKey = (u32, u64);
@@ -28,6 +29,8 @@ pub(super) struct Tables {
     pub(super) queues: BTreeMap<u32, (u64, u64)>,
     /// By consumer and queue.
     pub(super) offsets: BTreeMap<(u32, u32), u64>,
+    /// Index and position of the first frame whose records are kept.
+    pub(super) keep: (u64, u64),
     /// Every effect up to here is in the synced files.
     files_synced: u64,
 }
@@ -98,6 +101,11 @@ impl QueueMachine {
     /// Incarnation and next offset of a queue.
     pub(super) fn queue(&self, queue: u32) -> Option<(u64, u64)> {
         self.shared.lock().tables.queues.get(&queue).copied()
+    }
+
+    /// Position of the first record that is kept.
+    pub(super) fn keep(&self) -> u64 {
+        self.shared.lock().tables.keep.1
     }
 
     pub(super) fn offset(&self, consumer: u32, queue: u32) -> u64 {
@@ -177,6 +185,7 @@ impl Shared {
             Command::Offset { consumer, queue, version } => {
                 self.tables.offsets.insert((consumer, queue), version);
             }
+            Command::Truncate { index, pos } => self.tables.keep = self.tables.keep.max((index, pos)),
         }
         Ok(())
     }
@@ -232,10 +241,20 @@ impl StateMachine for QueueMachine {
         shared.since_flush >= shared.flush_every
     }
 
+    fn keep_from(&self) -> LogPos {
+        let shared = self.shared.lock();
+        if plant::on(Bug::PrefixBeyondFlush) {
+            return LogPos(shared.tables.keep.1);
+        }
+        // The store may have flushed the decision without the files.
+        let (index, pos) = shared.flushed.keep;
+        if shared.flushed.files_synced + 1 >= index { LogPos(pos) } else { LogPos(0) }
+    }
+
     fn digest(&self) -> Result<u64, ApplyError> {
         let shared = self.shared.lock();
         let tables = &shared.tables;
-        let mut hash = u64::from(tables.genesis);
+        let mut hash = mix(u64::from(tables.genesis), tables.keep.1);
         if let Some(Membership { voters, learners, voters_outgoing, .. }) = &tables.applied.membership {
             for members in [voters, learners, voters_outgoing] {
                 hash = members.iter().fold(mix(hash, members.len() as u64), |hash, member| mix(hash, *member));
@@ -245,7 +264,8 @@ impl StateMachine for QueueMachine {
             hash = [u64::from(*queue), *incarnation, *next].into_iter().fold(hash, mix);
             // What lies behind the tables' end is not there for a reader.
             let units = shared.files.get(&(*queue, *incarnation)).map_or(&[][..], Vec::as_slice);
-            hash = units.iter().take(*next as usize).fold(hash, |hash, (id, pos, _)| mix(mix(hash, *id), *pos));
+            let kept = units.iter().take(*next as usize).filter(|(_, pos, _)| *pos >= tables.keep.1);
+            hash = kept.fold(hash, |hash, (id, pos, _)| mix(mix(hash, *id), *pos));
         }
         for ((consumer, queue), version) in &tables.offsets {
             hash = [u64::from(*consumer), u64::from(*queue), *version].into_iter().fold(hash, mix);

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use super::machine::Shared;
 use super::{COMMAND_LEN, Command, RECORD_LEN, Record};
+use crate::log::LogView;
 use crate::seam::{Stamper, Verdict};
 use crate::types::{FrameKind, LogPos};
 
@@ -46,6 +47,13 @@ pub enum Item {
         /// Rises with each commit of a consumer on a queue.
         version: u64,
     },
+    /// Gives up old records, up to the last segment but `kept` that every member has.
+    Truncate {
+        /// Segments that stay nevertheless.
+        kept: usize,
+        /// Set at its turn: index and position of the first frame that stays.
+        stamped: (u64, u64),
+    },
 }
 
 /// What a client is told.
@@ -72,12 +80,13 @@ pub enum Answer {
 /// The stamper.
 pub struct QueueStamper {
     shared: Arc<Mutex<Shared>>,
+    view: LogView,
     projection: Option<BTreeMap<u32, (u64, u64)>>,
 }
 
 impl QueueStamper {
-    pub(super) fn new(shared: &Arc<Mutex<Shared>>) -> QueueStamper {
-        QueueStamper { shared: Arc::clone(shared), projection: None }
+    pub(super) fn new(shared: &Arc<Mutex<Shared>>, view: &LogView) -> QueueStamper {
+        QueueStamper { shared: Arc::clone(shared), view: view.clone(), projection: None }
     }
 
     fn queues(&mut self) -> &mut BTreeMap<u32, (u64, u64)> {
@@ -122,6 +131,18 @@ impl Stamper for QueueStamper {
                 None => Verdict::Refuse(Answer::Refused),
             },
             Item::Offset { .. } => Verdict::Take { len: COMMAND_LEN, records: 0 },
+            Item::Truncate { kept, stamped } => {
+                let applied = self.shared.lock().tables.keep;
+                let spared = self.view.spared();
+                let starts = self.view.segment_starts();
+                match starts.iter().rev().skip(*kept).find(|first| first.index <= spared) {
+                    Some(first) if first.pos.0 > applied.1 => {
+                        *stamped = (first.index, first.pos.0);
+                        Verdict::Take { len: COMMAND_LEN, records: 0 }
+                    }
+                    _ => Verdict::Refuse(Answer::Refused),
+                }
+            }
         }
     }
 
@@ -143,6 +164,7 @@ impl Stamper for QueueStamper {
             Item::Offset { consumer, queue, version } => {
                 Command::Offset { consumer: *consumer, queue: *queue, version: *version }
             }
+            Item::Truncate { stamped: (index, pos), .. } => Command::Truncate { index: *index, pos: *pos },
         };
         out.extend_from_slice(&command.encode());
     }

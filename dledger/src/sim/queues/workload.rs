@@ -35,6 +35,7 @@ struct Asked {
 /// The layer above and its clients.
 pub struct QueueHost {
     filler_max: u32,
+    retention: bool,
     next_ticket: u64,
     sent: BTreeMap<u64, Sent>,
     asked: BTreeMap<ReadTicket, Asked>,
@@ -56,6 +57,7 @@ impl QueueHost {
         let payload_max = Layout { segment_size: plan.segment_size }.max_payload_len();
         QueueHost {
             filler_max: (payload_max - RECORD_LEN) as u32,
+            retention: plan.retention,
             next_ticket: 0,
             sent: BTreeMap::new(),
             asked: BTreeMap::new(),
@@ -81,6 +83,7 @@ impl QueueHost {
                 (*queue, super::COMMAND_LEN)
             }
             Item::Create { queue } | Item::Offset { queue, .. } => (*queue, super::COMMAND_LEN),
+            Item::Truncate { .. } => (QUEUES, super::COMMAND_LEN),
         };
         let floor = self.newest.get(&queue).copied();
         self.sent.insert(self.next_ticket, Sent { item: item.clone(), floor });
@@ -154,8 +157,8 @@ impl Host for QueueHost {
         QueueStore::new(rng)
     }
 
-    fn open(&mut self, _place: Place<'_>, store: &mut QueueStore) -> Result<(QueueStamper, QueueMachine), String> {
-        Ok((QueueStamper::new(&store.shared), store.machine()))
+    fn open(&mut self, place: Place<'_>, store: &mut QueueStore) -> Result<(QueueStamper, QueueMachine), String> {
+        Ok((QueueStamper::new(&store.shared, place.view), store.machine()))
     }
 
     fn died(&mut self, _node: RaftId, store: &mut QueueStore, death: Death, rng: &mut SmallRng) {
@@ -181,6 +184,7 @@ impl Host for QueueHost {
                 *version += 1;
                 Item::Offset { consumer, queue, version: *version }
             }
+            97..100 if self.retention => Item::Truncate { kept: rng.random_range(0..4), stamped: (0, 0) },
             _ => self.append(rng),
         };
         Operation::Propose(self.propose(item))
@@ -262,6 +266,9 @@ impl Host for QueueHost {
             for (offset, (id, pos, len)) in units.iter().enumerate() {
                 if !self.ids.contains(id) || !seen.insert(*id) {
                     return fail("no-phantom", format!("queue {queue} holds record {id}, never sent or there twice"));
+                }
+                if *pos < machine.keep() {
+                    continue;
                 }
                 let bytes = view.read(LogPos(*pos), *len as usize);
                 let there = bytes.ok().and_then(|mut bytes| Record::read(&mut bytes));
