@@ -85,11 +85,11 @@ planted_drill() {
     grep -q '^verdict .*RED: .*lost' "$logs/planted.out" && say "red, as it must be"
 }
 # The tests of the crate `tests` that start clusters of processes, by the name of their binary.
-processes='package(ledgermq-tests) & kind(test) & binary(/^(java|go|mqadmin|failover|groups|members|bad_input|durability|queries|bench)$/)'
+processes='package(ledgermq-tests) & kind(test) & binary(/^(java|go|mqadmin|failover|groups|members|bad_input|durability|queries|retention|bench)$/)'
 # The simulator with the broker's real state machine: scripts/sim.sh runs it.
 simulations='package(ledgermq-tests) & binary(/^(simulation|simulation_scenarios|planted)$/)'
 # The bugs that the log's own model must find, without a broker.
-log_planted() { nextest -p ledgermq-dledger --features planted-bugs -E 'binary(log_planted)'; }
+log_planted() { nextest -p ledgermq-dledger --features planted-bugs -E 'binary(/^(log|sim)_planted$/)'; }
 
 # The bugs that the broker's state machine must find. Each is planted in a whole process: nextest gives it one.
 machine_planted() { nextest -p ledgermq-broker --features planted-bugs --run-ignored only -E 'test(/_is_found$/)'; }

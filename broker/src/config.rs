@@ -26,6 +26,15 @@ const DISK_KEEP_MIN: u64 = 64 << 20;
 /// Largest [`BrokerConfig::disk_keep_bytes`].
 const DISK_KEEP_MAX: u64 = 1 << 50;
 
+/// Least [`BrokerConfig::retention_ms`] other than 0.
+const RETENTION_MIN_MS: u64 = 1_000;
+
+/// Least [`BrokerConfig::retention_bytes`] other than 0.
+const RETENTION_BYTES_MIN: u64 = 1 << 20;
+
+/// Largest [`BrokerConfig::retention_bytes`].
+const RETENTION_BYTES_MAX: u64 = 1 << 50;
+
 /// Longest [`BrokerConfig::drain_linger_ms`].
 const DRAIN_LINGER_MAX_MS: u64 = 600_000;
 
@@ -61,6 +70,18 @@ pub struct BrokerConfig {
     /// refuses sends where none has. Default 0: two segments per group and 256 MiB; otherwise 64 MiB to 1 PiB.
     #[serde(default)]
     pub disk_keep_bytes: u64,
+    /// Milliseconds after which messages are given up, counted from the store time of the last one in their log segment. Only
+    /// whole segments go, and never the one that is written to. Default 259,200,000 (72 hours, RocketMQ's `fileReservedTime`); 0:
+    /// never by age; otherwise 1,000 and up.
+    #[serde(default = "default_retention_ms")]
+    pub retention_ms: u64,
+    /// Bytes of log of each group above which its oldest segments are given up. Default 0: no bound; otherwise 1 MiB to 1 PiB.
+    #[serde(default)]
+    pub retention_bytes: u64,
+    /// Whether the oldest segments are given up, however young, when the disk has less than one and a half times
+    /// `disk_keep_bytes` free; else sends are refused below `disk_keep_bytes`. Default true (RocketMQ's `cleanFileForciblyEnable`).
+    #[serde(default = "yes")]
+    pub retention_forced: bool,
     /// Milliseconds for which a node that was told to stop (SIGTERM) goes on passing requests to the new leaders, until no client
     /// has sent any for 5 s: stock clients keep an address for up to 30 s. Default 35,000; 0 to 600,000.
     #[serde(default = "default_drain_linger_ms")]
@@ -74,6 +95,17 @@ pub struct BrokerConfig {
     pub limits: Limits,
     /// The groups that this node holds a replica of, at least one.
     pub groups: Vec<GroupConfig>,
+}
+
+/// When old messages are given up. Decided by the leader of a group, so it should be the same on all nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// See [`BrokerConfig::retention_ms`].
+    pub ms: u64,
+    /// See [`BrokerConfig::retention_bytes`].
+    pub bytes: u64,
+    /// See [`BrokerConfig::retention_forced`].
+    pub forced: bool,
 }
 
 /// Durability of an acknowledged send.
@@ -231,6 +263,11 @@ impl BrokerConfig {
         Ok(config)
     }
 
+    /// When old messages are given up.
+    pub fn retention(&self) -> Retention {
+        Retention { ms: self.retention_ms, bytes: self.retention_bytes, forced: self.retention_forced }
+    }
+
     /// Refuses values out of range and keys that contradict each other.
     ///
     /// # Errors
@@ -260,6 +297,18 @@ impl BrokerConfig {
             "disk_keep_bytes",
             self.disk_keep_bytes,
             "allowed are 0 and 67108864 (64 MiB) to 1125899906842624 (1 PiB)",
+        )?;
+        check(
+            self.retention_ms == 0 || self.retention_ms >= RETENTION_MIN_MS,
+            "retention_ms",
+            self.retention_ms,
+            "allowed are 0 and 1000 and up",
+        )?;
+        check(
+            self.retention_bytes == 0 || (RETENTION_BYTES_MIN..=RETENTION_BYTES_MAX).contains(&self.retention_bytes),
+            "retention_bytes",
+            self.retention_bytes,
+            "allowed are 0 and 1048576 (1 MiB) to 1125899906842624 (1 PiB)",
         )?;
         self.limits.validate()?;
         check((1..=GROUPS_MAX).contains(&self.groups.len()), "groups", self.groups.len(), "give 1 to 16 [[groups]]")?;
@@ -431,6 +480,10 @@ fn default_namesrv() -> Vec<String> {
     vec!["127.0.0.1:9876".to_owned()]
 }
 
+fn default_retention_ms() -> u64 {
+    72 * 3_600_000
+}
+
 fn default_drain_linger_ms() -> u64 {
     35_000
 }
@@ -477,7 +530,7 @@ mod tests {
     /// A wrong key or value must be refused with its name, so that a typing error never means a default.
     #[test]
     fn each_bad_key_is_named() {
-        let bad: [(&str, &str, &[&str]); 12] = [
+        let bad: [(&str, &str, &[&str]); 14] = [
             ("node_id = 1", "node_id = 1\nnode_name = \"x\"", &["node_name"]),
             ("node_id = 1", "node_id = 0", &["node_id"]),
             ("node_id = 1", "node_id = 1\nflush = \"async\"", &["flush", "sync"]),
@@ -492,6 +545,8 @@ mod tests {
                 &["preferred_leader", "members"],
             ),
             ("node_id = 1", "node_id = 1\ndisk_keep_bytes = 5", &["disk_keep_bytes", "67108864"]),
+            ("node_id = 1", "node_id = 1\nretention_ms = 999", &["retention_ms", "1000"]),
+            ("node_id = 1", "node_id = 1\nretention_bytes = 7", &["retention_bytes", "1048576"]),
             ("node_id = 1", "node_id = 1\ndrain_linger_ms = 600001", &["drain_linger_ms", "600000"]),
             ("raft_id = 2,", "raft_id = 1,", &["groups[0].members[1].raft_id"]),
         ];

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use ledgermq_broker::command::{
     Command, CommitOffsets, DeleteSubscriptionGroup, DeleteTopic, Genesis, GroupSettings, LockQueues, Member,
-    OffsetCommit, PutSubscriptionGroup, PutTopic, QueueOfTopic, TopicSettings, UnlockQueues,
+    OffsetCommit, PutSubscriptionGroup, PutTopic, QueueOfTopic, TopicSettings, TruncatePrefix, UnlockQueues,
 };
 
 const SEEDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/seeds/command");
@@ -70,6 +70,7 @@ fn commands() -> Vec<(&'static str, Command)> {
                 queues: vec![queue],
             }),
         ),
+        ("truncate_prefix.bin", Command::TruncatePrefix(TruncatePrefix { index: 300, pos: 1 << 26 })),
     ]
 }
 

@@ -96,7 +96,8 @@ impl Cluster {
         Cluster::start_in_with(dir, &["--groups", "1"])
     }
 
-    fn start_in_with(dir: &Path, options: &[&str]) -> Result<Cluster> {
+    /// The same with other options of `ledgermq dev`.
+    pub fn start_in_with(dir: &Path, options: &[&str]) -> Result<Cluster> {
         let base_port = free_ports()?;
         program::require("setpriv", "util-linux")?;
         let log = File::options().create(true).append(true).open(dir.join("dev.log"))?;

@@ -228,14 +228,14 @@ impl Drop for Observer {
     }
 }
 
-/// Reads every queue of `topic` from 0 to its end at the leaders of all groups, as events of the reader `final`.
+/// Reads every queue of `topic` from its first message to its end at the leaders of all groups, as events of the reader `final`.
 pub fn drain(cluster: &Cluster, topic: &str) -> Result<Vec<Event>> {
     let mut events = Vec::new();
     for broker in cluster.brokers()? {
         let mut connection = Connection::open(&cluster.await_leading(&broker)?)?;
         for id in 0..QUEUES {
             let end = max_offset(&mut connection, topic, id)?;
-            let mut next = 0;
+            let mut next = end_offset(&mut connection, code::MIN_OFFSET, topic, id)?;
             let deadline = Instant::now() + PATIENCE;
             while next < end {
                 ensure!(Instant::now() < deadline, "{topic} queue {id}: read {next} of {end} within {PATIENCE:?}");
@@ -248,8 +248,12 @@ pub fn drain(cluster: &Cluster, topic: &str) -> Result<Vec<Event>> {
 
 /// The offset behind the last message of a queue.
 pub fn max_offset(connection: &mut Connection, topic: &str, queue: i32) -> Result<u64> {
+    end_offset(connection, code::MAX_OFFSET, topic, queue)
+}
+
+fn end_offset(connection: &mut Connection, code: i32, topic: &str, queue: i32) -> Result<u64> {
     let fields = [("topic", topic.to_owned()), ("queueId", queue.to_string())];
-    Ok(connection.call(code::MAX_OFFSET, &fields, &[])?.success("maximum offset")?.number("offset")? as u64)
+    Ok(connection.call(code, &fields, &[])?.success("an end of a queue")?.number("offset")? as u64)
 }
 
 fn pull(
@@ -260,20 +264,7 @@ fn pull(
     from: u64,
     events: &mut Vec<Event>,
 ) -> Result<u64> {
-    const SUBSCRIPTION_IN_HEADER: i32 = 4;
-    let fields = [
-        ("consumerGroup", "tests-final".to_owned()),
-        ("topic", topic.to_owned()),
-        ("queueId", queue.to_string()),
-        ("queueOffset", from.to_string()),
-        ("maxMsgNums", "32".to_owned()),
-        ("sysFlag", SUBSCRIPTION_IN_HEADER.to_string()),
-        ("commitOffset", "0".to_owned()),
-        ("suspendTimeoutMillis", "0".to_owned()),
-        ("subscription", "*".to_owned()),
-        ("subVersion", "0".to_owned()),
-        ("expressionType", "TAG".to_owned()),
-    ];
+    let fields = pull_fields(topic, queue, from);
     let what = || format!("pull of {topic} queue {queue} of {broker} at {from}");
     let answer = connection.call(code::PULL, &fields, &[])?.success(&what())?;
     let next = answer.number("nextBeginOffset")? as u64;
@@ -292,6 +283,24 @@ fn pull(
         });
     }
     Ok(next)
+}
+
+/// Header of a pull of up to 32 messages from an offset on.
+pub fn pull_fields(topic: &str, queue: i32, from: u64) -> [(&'static str, String); 11] {
+    const SUBSCRIPTION_IN_HEADER: i32 = 4;
+    [
+        ("consumerGroup", "tests-final".to_owned()),
+        ("topic", topic.to_owned()),
+        ("queueId", queue.to_string()),
+        ("queueOffset", from.to_string()),
+        ("maxMsgNums", "32".to_owned()),
+        ("sysFlag", SUBSCRIPTION_IN_HEADER.to_string()),
+        ("commitOffset", "0".to_owned()),
+        ("suspendTimeoutMillis", "0".to_owned()),
+        ("subscription", "*".to_owned()),
+        ("subVersion", "0".to_owned()),
+        ("expressionType", "TAG".to_owned()),
+    ]
 }
 
 /// The histories of clients with the final reading of `topic` behind them.

@@ -8,9 +8,10 @@ use ledgermq_tests::alone;
 use ledgermq_tests::checker::{Expect, Report, check};
 use ledgermq_tests::cluster::{Cluster, NODES, Node, PATIENCE, POLL, alive, report};
 use ledgermq_tests::fault::{ALL_SYNCS, Disks, Strace};
+use ledgermq_tests::history::{Event, History};
 use ledgermq_tests::load::{self, Load, Plan, lone_send};
 use ledgermq_tests::replicas;
-use ledgermq_tests::wire::Connection;
+use ledgermq_tests::wire::{Connection, code};
 
 /// The delay that strace adds to each `fdatasync`, in microseconds.
 const DELAY_US: u64 = 500_000;
@@ -221,7 +222,9 @@ fn a_full_disk_moves_the_leadership_and_then_refuses_sends_with_the_cause() {
     const LEFT_BYTES: u64 = 200 << 20;
     let _alone = alone::hold().unwrap();
     let disks = Disks::new().unwrap();
-    let mut cluster = Cluster::start_in(disks.dir()).unwrap();
+    // Nothing old goes to make room.
+    let options = ["--groups", "1", "--set", "retention_forced=false"];
+    let mut cluster = Cluster::start_in_with(disks.dir(), &options).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let load =
         Load::start(cluster.namesrv(), dir.path(), &Plan { topic: "full".into(), producers: 4, size: 1024 }).unwrap();
@@ -273,5 +276,38 @@ fn a_full_disk_moves_the_leadership_and_then_refuses_sends_with_the_cause() {
         "refused with: {refused}\ntaken again {} ms after there was room",
         room_again.elapsed().as_millis()
     ));
+    replicas::judge(&mut cluster).unwrap();
+}
+
+/// Would break: sends that are refused, or a leader that gives way, although old messages could make room on a disk that fills up.
+#[test]
+fn old_messages_make_room_before_sends_are_refused() {
+    /// Free on each disk when the load goes on: more than is kept free, less than it writes.
+    const LEFT_BYTES: u64 = 110 << 20;
+    let _alone = alone::hold().unwrap();
+    let disks = Disks::new().unwrap();
+    let options =
+        ["--groups", "1", "--segment-mib", "4", "--set", "disk_keep_bytes=67108864", "--set", "retention_ms=0"];
+    let mut cluster = Cluster::start_in_with(disks.dir(), &options).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let plan = Plan { topic: "room".into(), producers: 4, size: 8 << 10 };
+    let load = Load::start(cluster.namesrv(), dir.path(), &plan).unwrap();
+    load.await_acked(1_500).unwrap();
+    let leader = cluster.await_leader(None).unwrap();
+    for node in cluster.nodes().unwrap() {
+        disks.fill(node.id, LEFT_BYTES).unwrap();
+    }
+    // More than twice what is free.
+    load.await_acked(28_000).unwrap();
+    assert_eq!(cluster.await_leader(None).unwrap().id, leader.id, "nobody has to give way");
+    let history = History::read(&load.stop().unwrap()).unwrap();
+    let failed: Vec<_> =
+        history.events.iter().filter(|event| matches!(event, Event::Fail { .. } | Event::Info { .. })).collect();
+    assert!(failed.is_empty(), "{failed:?}");
+    let mut connection = Connection::open(leader.address()).unwrap();
+    let fields = [("topic", "room".to_owned()), ("queueId", "0".to_owned())];
+    let begin = connection.call(code::MIN_OFFSET, &fields, &[]).unwrap().number("offset").unwrap();
+    assert!(begin > 0, "nothing old has gone");
+    report(&format!("the log begins at message {begin} of queue 0, and every send was taken"));
     replicas::judge(&mut cluster).unwrap();
 }

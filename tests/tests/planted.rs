@@ -18,7 +18,7 @@ const SEARCHED: u64 = 2_000;
 const TRIED: u64 = 100;
 
 /// Bugs that an ordinary run must find among [`TRIED`] seeds.
-const COMMON: [Bug; 12] = [
+const COMMON: [Bug; 15] = [
     Bug::VoteNotSynced,
     Bug::AckBeforeQuorum,
     Bug::CommitHintAhead,
@@ -31,6 +31,9 @@ const COMMON: [Bug; 12] = [
     Bug::KeysForgotten,
     Bug::TruncateMarkSkipped,
     Bug::ConfCommitNotSynced,
+    Bug::PrefixMarkSkipped,
+    Bug::PrefixBeyondFlush,
+    Bug::PrefixIgnoresFollowers,
 ];
 
 /// Bugs that take some hundred seeds: only a search must find them. The zeros behind each job nearly always overwrite the

@@ -101,22 +101,28 @@ impl ConsumeQueues {
         Ok(ConsumeQueues { shared: Arc::new(Shared { fs, dir, open: Mutex::new(OpenFiles::new(open_files_max)) }) })
     }
 
-    /// Units of the messages from offset `from` on: at most `max` and [`UNITS_PER_READ_MAX`], none before the queue's first
-    /// or behind its last applied message.
+    /// Units of the messages from offset `from` on: at most `max` and [`UNITS_PER_READ_MAX`], none behind its last applied
+    /// message. None at all when `from` lies before the queue's first message, also when that came about meanwhile.
     ///
     /// # Errors
     /// [`QueueError`] when the file is not what the tables say, or the disk fails.
     pub fn read(&self, topic: &Topic, queue: u32, from: u64, max: usize) -> Result<Vec<Unit>, QueueError> {
-        let from = from.max(topic.min_offset(queue));
+        if from < topic.min_offset(queue) {
+            return Ok(Vec::new());
+        }
         let count = topic.next_offset(queue).saturating_sub(from).min(max.min(UNITS_PER_READ_MAX) as u64) as usize;
         let mut bytes = vec![0; count * UNIT_LEN];
         self.read_bytes(topic.key(), queue, from, &mut bytes)?;
+        if from < topic.min_offset(queue) {
+            // The start has moved on, and what was read may be a hole by now.
+            return Ok(Vec::new());
+        }
         Ok(bytes.chunks_exact(UNIT_LEN).map(|unit| Unit::decode(unit.try_into().expect("that long"))).collect())
     }
 
     /// The queue offset that belongs to a time: with [`Boundary::Lower`] the first message stored at or after
     /// `timestamp_ms`, or the next offset when all are older; with [`Boundary::Upper`] the last one stored at or before it, or
-    /// 0 when all are newer. `store_ms` reads the store timestamp of a unit's record.
+    /// 0 when all are newer. `store_ms` reads the store timestamp of a unit's record, `None` when that is gone meanwhile.
     ///
     /// # Errors
     /// Those of `store_ms`, and [`QueueError`].
@@ -126,7 +132,7 @@ impl ConsumeQueues {
         queue: u32,
         timestamp_ms: i64,
         boundary: Boundary,
-        mut store_ms: impl FnMut(&Unit) -> Result<i64, E>,
+        mut store_ms: impl FnMut(&Unit) -> Result<Option<i64>, E>,
     ) -> Result<u64, E> {
         let first = topic.min_offset(queue);
         // Store times never go back in a queue, so the messages wanted are a tail of it.
@@ -134,12 +140,12 @@ impl ConsumeQueues {
         while low < high {
             let middle = low + (high - low) / 2;
             let unit = self.read(topic, queue, middle, 1)?;
-            let Some(unit) = unit.first() else {
+            let stored = unit.first().map(&mut store_ms).transpose()?.flatten();
+            let Some(stored) = stored else {
                 // Retention has moved the start behind it meanwhile.
                 low = middle + 1;
                 continue;
             };
-            let stored = store_ms(unit)?;
             let in_tail = if boundary == Boundary::Lower { stored >= timestamp_ms } else { stored > timestamp_ms };
             if in_tail { high = middle } else { low = middle + 1 }
         }
@@ -177,6 +183,17 @@ impl ConsumeQueues {
             return Err(failed("read all units of", &path(), io::ErrorKind::UnexpectedEof.into()));
         }
         Ok(())
+    }
+
+    /// Gives the units in front of offset `min` back to the disk, where it can: nobody reads them any more, and whatever a crash
+    /// falls back to does not either. The others stay where they are.
+    pub(super) fn punch_before(&self, topic: &TopicKey, queue: u32, min: u64) -> Result<(), QueueError> {
+        let Some(file) = self.file(topic, queue, false)? else { return Ok(()) };
+        match file.punch_hole(0, min * UNIT_LEN as u64) {
+            // Not every file system knows holes. The file is then as long as its queue.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
+            done => done.map_err(|error| failed("punch a hole into", &self.shared.path(topic, queue), error)),
+        }
     }
 
     /// Makes everything written so far durable, names included.

@@ -19,6 +19,9 @@ pub(super) fn digest(machine: &BrokerMachine) -> Result<u64, QueueError> {
     parts.number(tables.topics_version());
     parts.number(tables.groups_version());
     parts.bytes(&tables.genesis().map(|genesis| genesis.encode_to_vec()).unwrap_or_default());
+    let kept = tables.kept();
+    parts.number(kept.index);
+    parts.number(kept.pos);
     let membership =
         machine.applied.membership.as_ref().map(|membership| MembershipRow::from(membership).encode_to_vec());
     parts.bytes(&membership.unwrap_or_default());

@@ -36,6 +36,10 @@ pub(super) struct IndexWriter {
     background: bool,
     /// Up to where ended runs go, those of the open round included.
     ended: IndexSyncedRow,
+    /// Up to where they are recorded, in a batch that is written or is about to be.
+    recorded: IndexSyncedRow,
+    /// Whether the run ends with the frame at hand, however short it is.
+    must_end: bool,
     /// Keys since then.
     keys_in_run: usize,
     /// Keys of the open round.
@@ -127,6 +131,8 @@ impl IndexWriter {
             run_keys,
             background,
             ended: synced,
+            recorded: synced,
+            must_end: false,
             keys_in_run: 0,
             fresh: Vec::new(),
             hasher: KeyHasher::default(),
@@ -164,6 +170,44 @@ impl IndexWriter {
         }
     }
 
+    /// The log before `pos` is given up with the frame at hand. A start could not collect keys from there any more, so a run that
+    /// is still in memory ends here: as everywhere, by the log alone.
+    pub(super) fn give_up_before(&mut self, frame_index: u64, pos: u64) {
+        self.must_end |= self.wants(frame_index) && pos > self.ended.pos;
+    }
+
+    /// Up to which Raft index the recorded runs go.
+    pub(super) fn recorded(&self) -> u64 {
+        self.recorded.index
+    }
+
+    /// Waits for the run that is being written and puts it into `batch`: between rounds, for a flush that must have it.
+    pub(super) fn finish_run(&mut self, batch: &mut WriteBatch) -> Result<(), KvError> {
+        let run = self.record_run(batch)?;
+        let mut state = self.index.shared.state.write();
+        state.sealed = None;
+        state.runs.extend(run);
+        Ok(())
+    }
+
+    /// Forgets the runs that lie before `pos` as a whole. Returns where the first one that stays begins.
+    pub(super) fn forget_before(&mut self, pos: u64, batch: &mut WriteBatch) -> u64 {
+        let mut state = self.index.shared.state.write();
+        let starts = state.runs.iter().map(|run| run.start);
+        let starts = starts.chain(self.writing.iter().map(|writing| writing.start)).chain([self.recorded.pos]);
+        let first = starts.filter(|start| *start <= pos).max().unwrap_or(0);
+        for run in state.runs.iter().filter(|run| run.start < first) {
+            batch.delete(Family::Meta, &rows::run_key(run.start));
+        }
+        state.runs.retain(|run| run.start >= first);
+        first
+    }
+
+    /// Removes the rows of runs that begin before `first`: whatever a crash falls back to does not name them any more.
+    pub(super) fn drop_rows_before(&self, first: u64) -> Result<(), KvError> {
+        self.index.shared.kv.drop_ingested(Family::Index, &first.to_be_bytes())
+    }
+
     /// Counts keys that nobody can ask for any more: their topic is gone.
     pub(super) fn pass_over(&mut self, keys: usize) {
         self.keys_in_run += keys;
@@ -175,7 +219,8 @@ impl IndexWriter {
             return;
         }
         let end = frame.at.end().0;
-        if end - self.ended.pos < self.run_bytes && self.keys_in_run < self.run_keys {
+        let must_end = std::mem::take(&mut self.must_end);
+        if !must_end && end - self.ended.pos < self.run_bytes && self.keys_in_run < self.run_keys {
             return;
         }
         let synced = IndexSyncedRow { index: frame.at.index, pos: end };
@@ -212,6 +257,7 @@ impl IndexWriter {
         let Some(Writing { start, synced, job, .. }) = self.writing.take() else { return Ok(None) };
         let written = job.wait()?;
         batch.put(Family::Meta, rows::meta::INDEX_SYNCED, &synced.encode_to_vec());
+        self.recorded = synced;
         Ok(written.map(|row| {
             batch.put(Family::Meta, &rows::run_key(start), &row.encode_to_vec());
             Run { start, first_ms: row.first_ms, last_ms: row.last_ms }

@@ -13,7 +13,7 @@ use crate::command::{
     UnlockQueues,
 };
 use crate::stamp::incarnation_of;
-use crate::tables::{Effect, LockKey, Locks, QueueLock, Topic, TopicKey};
+use crate::tables::{Effect, Kept, LockKey, Locks, QueueLock, Topic, TopicKey};
 
 /// Expired locks that a command drops beside its own work, so that those of clients that are gone do not pile up.
 const EXPIRED_LOCKS_DROPPED: usize = 64;
@@ -25,6 +25,8 @@ pub(super) struct Live {
     pub(super) groups: HashMap<Arc<str>, Arc<GroupSettings>>,
     pub(super) locks: Locks,
     pub(super) genesis: Option<Arc<Genesis>>,
+    /// Where the messages begin that are kept.
+    pub(super) kept: Kept,
     pub(super) last_store_ms: u64,
     pub(super) topics_version: u64,
     pub(super) groups_version: u64,
@@ -36,6 +38,8 @@ pub(super) struct Live {
 pub(super) struct LiveTopic {
     pub(super) topic: Arc<Topic>,
     pub(super) next: Vec<u64>,
+    /// First offset kept of each queue.
+    pub(super) min: Vec<u64>,
     /// Where in the round's list of queues each queue stands; [`UNTOUCHED`] when it has no new message.
     pub(super) touched: Vec<usize>,
 }
@@ -46,8 +50,9 @@ pub(super) const UNTOUCHED: usize = usize::MAX;
 impl LiveTopic {
     pub(super) fn new(topic: Arc<Topic>) -> Self {
         let next: Vec<u64> = (0..topic.queue_count()).map(|queue| topic.next_offset(queue)).collect();
+        let min: Vec<u64> = (0..topic.queue_count()).map(|queue| topic.min_offset(queue)).collect();
         let touched = vec![UNTOUCHED; next.len()];
-        LiveTopic { topic, next, touched }
+        LiveTopic { topic, next, min, touched }
     }
 }
 
@@ -70,6 +75,7 @@ impl Live {
             Command::CommitOffsets(commit) => self.commit_offsets(commit),
             Command::LockQueues(lock) => self.lock_queues(&lock),
             Command::UnlockQueues(unlock) => self.unlock_queues(&unlock),
+            Command::TruncatePrefix(_) => unreachable!("the machine takes it in: it needs the queues' files"),
         }
     }
 
@@ -91,6 +97,7 @@ impl Live {
                 live.topic = Arc::new(live.topic.with_settings(put.settings));
                 let queues = live.topic.queue_count() as usize;
                 live.next.resize(queues, 0);
+                live.min.resize(queues, 0);
                 live.touched.resize(queues, UNTOUCHED);
                 live.topic.clone()
             }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ledgermq_dledger::plant::{self, Bug};
-use ledgermq_dledger::{AppliedState, ApplyError, Frame, FrameKind, FramePos, Membership, StateMachine};
+use ledgermq_dledger::{AppliedState, ApplyError, Frame, FrameKind, FramePos, LogPos, Membership, StateMachine};
 use ledgermq_protocol::message::properties::{self, name};
 use ledgermq_protocol::message::record::RecordRef;
 use ledgermq_protocol::message::tags::tags_code;
@@ -17,9 +17,9 @@ use super::live::{Live, UNTOUCHED};
 use super::recovery::replay_from;
 use super::round::{ApplyObserver, QueueAdvance, Round};
 use crate::command::Command;
-use crate::store::rows::{self, AppliedRow, MembershipRow, TopicRow};
+use crate::store::rows::{self, AppliedRow, KeepRow, MembershipRow, TopicRow};
 use crate::store::{Family, Kv, KvError, WriteBatch};
-use crate::tables::{Applied, Effect, Tables, Topic, TopicKey};
+use crate::tables::{Applied, Effect, Kept, Tables, Topic, TopicKey};
 
 /// How a machine keeps what it derives. None of it changes what readers see.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,6 +75,12 @@ pub struct BrokerMachine {
     pub(super) touched: Vec<QueueAdvance>,
     /// Topics whose deletion is not yet durable: their files go with the next flush.
     pub(super) dropped: Vec<TopicKey>,
+    /// Queues whose start has moved on since the last flush: the front of their files goes with the next one.
+    pub(super) raised: Vec<(TopicKey, u32)>,
+    /// How many of them are of earlier rounds.
+    pub(super) raised_before: usize,
+    /// See [`StateMachine::keep_from`].
+    pub(super) released: u64,
     pub(super) unflushed_bytes: u64,
     pub(super) flush_bytes: u64,
     pub(super) batch: WriteBatch,
@@ -185,12 +191,13 @@ impl BrokerMachine {
         for (n, effect) in self.live.effects.iter().enumerate() {
             put_effect(&mut self.batch, effect, &self.live.effects[..n], &self.tables);
         }
-        for advance in &self.touched {
-            let key = advance.topic.key();
+        let touched = self.touched.iter().map(|advance| (advance.topic.key(), advance.queue));
+        let raised = self.raised.iter().skip(self.raised_before).map(|(key, queue)| (key, *queue));
+        for (key, queue) in touched.chain(raised) {
             let live = self.live.topics.get(&key.name);
             let Some(live) = live.filter(|live| live.topic.key() == key) else { continue };
-            let ends = rows::queue_ends(live.topic.min_offset(advance.queue), live.next[advance.queue as usize]);
-            self.batch.put(Family::Queues, &rows::queue_key(key, advance.queue), &ends);
+            let ends = rows::queue_ends(live.min[queue as usize], live.next[queue as usize]);
+            self.batch.put(Family::Queues, &rows::queue_key(key, queue), &ends);
         }
     }
 
@@ -217,6 +224,12 @@ impl BrokerMachine {
             // Its settings may have changed after the queue was touched.
             advance.topic = live.topic.clone();
         }
+        for (key, queue) in &self.raised[self.raised_before..] {
+            if let Some(live) = self.live.topics.get(&key.name).filter(|live| live.topic.key() == key) {
+                live.topic.set_min_offset(*queue, live.min[*queue as usize]);
+            }
+        }
+        self.raised_before = self.raised.len();
         let Live { last_store_ms, topics_version, groups_version, .. } = self.live;
         let at = Applied { frame: self.applied.at, topics_version, groups_version, last_store_ms };
         self.tables.publish(&self.live.effects, at);
@@ -236,7 +249,11 @@ impl BrokerMachine {
                     }
                 }
                 Effect::GroupPut { group, .. } | Effect::GroupDropped { group, .. } => round.groups.push(group),
-                Effect::Genesis(_) | Effect::OffsetSet { .. } | Effect::LockSet { .. } | Effect::LockDropped(_) => {}
+                Effect::Genesis(_)
+                | Effect::OffsetSet { .. }
+                | Effect::LockSet { .. }
+                | Effect::LockDropped(_)
+                | Effect::Truncated(_) => {}
             }
         }
         if let Some(observer) = &mut self.observer {
@@ -277,13 +294,13 @@ impl StateMachine for BrokerMachine {
         self.unflushed_bytes += u64::from(frame.at.len);
         match frame.kind {
             FrameKind::Messages => self.messages(frame, 0)?,
-            FrameKind::Command => self.command(index, frame.payload.clone())?,
+            FrameKind::Command => self.command(frame, frame.payload.clone())?,
             FrameKind::Transition => {
                 let (command, records_at) = frame.split_transition().ok_or_else(|| ApplyError::Malformed {
                     index,
                     reason: "a transition shorter than it says".to_owned(),
                 })?;
-                self.command(index, command)?;
+                self.command(frame, command)?;
                 self.messages(frame, records_at)?;
             }
             FrameKind::Noop | FrameKind::ConfChange | FrameKind::ConfChangeV2 | FrameKind::Blank => {
@@ -324,6 +341,12 @@ impl StateMachine for BrokerMachine {
 
     fn flush(&mut self) -> Result<(), ApplyError> {
         let at = self.position;
+        let kept = self.live.kept;
+        let gives_up = kept.pos > self.released;
+        if gives_up {
+            self.index.finish_run(&mut self.batch).map_err(|error| store_failed(at, &error))?;
+        }
+        let runs_from = self.index.forget_before(kept.pos, &mut self.batch);
         self.queues.sync().map_err(|error| queue_failed(at, &error))?;
         if at > self.queues_synced {
             self.batch.put(Family::Meta, rows::meta::QUEUES_SYNCED, &at.to_be_bytes());
@@ -335,11 +358,21 @@ impl StateMachine for BrokerMachine {
         for topic in std::mem::take(&mut self.dropped) {
             self.queues.remove(&topic).map_err(|error| queue_failed(at, &error))?;
         }
+        if gives_up {
+            self.give_back(at, runs_from)?;
+            self.released = if self.needs_nothing_before(kept) { kept.pos } else { self.released };
+        }
         Ok(())
     }
 
     fn flush_due(&self) -> bool {
-        self.unflushed_bytes >= self.flush_bytes
+        // The segments go with the flush: on a full disk somebody waits for that.
+        let gives_up = self.live.kept.pos > self.released && !plant::on(Bug::PrefixBeyondFlush);
+        gives_up || self.unflushed_bytes >= self.flush_bytes
+    }
+
+    fn keep_from(&self) -> LogPos {
+        LogPos(if plant::on(Bug::PrefixBeyondFlush) { self.live.kept.pos } else { self.released })
     }
 
     fn digest(&self) -> Result<u64, ApplyError> {
@@ -348,12 +381,28 @@ impl StateMachine for BrokerMachine {
 }
 
 impl BrokerMachine {
-    fn command(&mut self, index: u64, payload: bytes::Bytes) -> Result<(), ApplyError> {
+    fn command(&mut self, frame: &Frame, payload: bytes::Bytes) -> Result<(), ApplyError> {
+        let index = frame.at.index;
         let command = Command::decode(index, payload)?;
-        if !self.is_replay(index) {
-            self.live.command(index, command);
+        if let Command::TruncatePrefix(truncate) = &command {
+            self.index.give_up_before(index, truncate.pos);
         }
-        Ok(())
+        if self.is_replay(index) {
+            return Ok(());
+        }
+        match command {
+            Command::TruncatePrefix(truncate) => {
+                if truncate.pos >= frame.at.pos.0 || truncate.index >= index {
+                    let reason = format!("it gives up the log before entry {} at {}", truncate.index, truncate.pos);
+                    return Err(ApplyError::Malformed { index, reason });
+                }
+                self.truncate(index, Kept { index: truncate.index, pos: truncate.pos })
+            }
+            command => {
+                self.live.command(index, command);
+                Ok(())
+            }
+        }
     }
 }
 
@@ -415,6 +464,10 @@ fn put_effect(batch: &mut WriteBatch, effect: &Effect, before: &[Effect], tables
         }
         Effect::LockSet { key, lock } => batch.put(Family::Locks, &rows::lock_key(key), &rows::lock_value(lock)),
         Effect::LockDropped(key) => batch.delete(Family::Locks, &rows::lock_key(key)),
+        Effect::Truncated(Kept { index, pos }) => {
+            let row = KeepRow { index: *index, pos: *pos };
+            batch.put(Family::Meta, rows::meta::KEEP, &row.encode_to_vec());
+        }
     }
 }
 
@@ -444,10 +497,10 @@ fn offsets_set(effects: &[Effect]) -> impl Iterator<Item = (&Arc<str>, &TopicKey
     })
 }
 
-fn queue_failed(index: u64, error: &QueueError) -> ApplyError {
+pub(super) fn queue_failed(index: u64, error: &QueueError) -> ApplyError {
     ApplyError::Store { index, place: "ConsumeQueue files".to_owned(), reason: error.to_string() }
 }
 
-fn store_failed(index: u64, error: &KvError) -> ApplyError {
+pub(super) fn store_failed(index: u64, error: &KvError) -> ApplyError {
     ApplyError::Store { index, place: error.place.clone(), reason: error.reason.clone() }
 }

@@ -15,6 +15,7 @@ mod live;
 mod machine;
 mod open_files;
 mod recovery;
+mod retention;
 mod round;
 
 #[cfg(test)]

@@ -15,9 +15,9 @@ use super::key_index::{KeyIndex, Run};
 use super::live::{Live, LiveTopic};
 use super::machine::{BrokerMachine, MachineConfig};
 use crate::command::{Genesis, GroupSettings};
-use crate::store::rows::{self, AppliedRow, IndexSyncedRow, MembershipRow, RunRow, TopicRow, meta};
+use crate::store::rows::{self, AppliedRow, IndexSyncedRow, KeepRow, MembershipRow, RunRow, TopicRow, meta};
 use crate::store::{Family, Kv, KvError, WriteBatch, scan_prefix};
-use crate::tables::{Applied, Effect, Tables, Topic, TopicKey};
+use crate::tables::{Applied, Effect, Kept, Tables, Topic, TopicKey};
 
 /// Why a machine cannot be opened.
 #[derive(Debug, Error)]
@@ -77,7 +77,7 @@ impl BrokerMachine {
         flush_bytes: u64,
     ) -> Self {
         let position = replay_from(queues_synced, &index);
-        BrokerMachine {
+        let mut machine = BrokerMachine {
             kv,
             queues,
             index,
@@ -89,11 +89,16 @@ impl BrokerMachine {
             last_frame: position,
             touched: Vec::new(),
             dropped: Vec::new(),
+            raised: Vec::new(),
+            raised_before: 0,
+            released: 0,
             unflushed_bytes: 0,
             flush_bytes,
             batch: WriteBatch::default(),
             observer: None,
-        }
+        };
+        machine.released = machine.released_at_start().0;
+        machine
     }
 }
 
@@ -104,14 +109,17 @@ pub(super) fn replay_from(queues_synced: u64, index: &IndexWriter) -> u64 {
 
 fn load(kv: &dyn Kv, tables: &Tables, applied: &AppliedRow) -> Result<Live, OpenError> {
     let genesis: Option<Genesis> = meta_row(kv, meta::GENESIS)?;
+    let keep: KeepRow = meta_row(kv, meta::KEEP)?.unwrap_or_default();
     let mut live = Live {
         genesis: genesis.map(Arc::new),
+        kept: Kept { index: keep.index, pos: keep.pos },
         last_store_ms: applied.last_store_ms,
         topics_version: applied.topics_version,
         groups_version: applied.groups_version,
         ..Live::default()
     };
     let mut effects: Vec<Effect> = live.genesis.iter().cloned().map(Effect::Genesis).collect();
+    effects.push(Effect::Truncated(live.kept));
     for topic in load_topics(kv)? {
         effects.push(Effect::TopicPut(topic.clone()));
         live.topics.insert(topic.name().clone(), LiveTopic::new(topic));

@@ -12,6 +12,7 @@
 
 mod locks;
 mod settings;
+mod truncate;
 
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ pub use settings::{
     ATTRIBUTE_NAME_LEN_MAX, ATTRIBUTE_VALUE_LEN_MAX, ATTRIBUTES_MAX, GroupSettings, QUEUES_PER_TOPIC_MAX,
     RETRY_POLICY_LEN_MAX, SettingsError, TopicSettings, perm,
 };
+pub use truncate::TruncatePrefix;
 
 /// Most offsets in one [`CommitOffsets`]: bounds the work of one entry. The buffer of one-way commits splits above it.
 pub const OFFSETS_PER_COMMAND_MAX: usize = 4096;
@@ -62,6 +64,8 @@ pub enum Command {
     LockQueues(LockQueues),
     /// Gives such locks back.
     UnlockQueues(UnlockQueues),
+    /// Gives up old messages.
+    TruncatePrefix(TruncatePrefix),
 }
 
 /// What a replica group is born with and never changes, and the topics and groups that exist from the start.
@@ -225,6 +229,7 @@ impl Command {
             Command::CommitOffsets(_) => 6,
             Command::LockQueues(_) => 7,
             Command::UnlockQueues(_) => 8,
+            Command::TruncatePrefix(_) => 9,
         }
     }
 
@@ -239,6 +244,7 @@ impl Command {
             Command::CommitOffsets(body) => self.encode_body(body),
             Command::LockQueues(body) => self.encode_body(body),
             Command::UnlockQueues(body) => self.encode_body(body),
+            Command::TruncatePrefix(body) => self.encode_body(body),
         }
     }
 
@@ -254,6 +260,7 @@ impl Command {
                 Command::CommitOffsets(body) => body.encoded_len(),
                 Command::LockQueues(body) => body.encoded_len(),
                 Command::UnlockQueues(body) => body.encoded_len(),
+                Command::TruncatePrefix(body) => body.encoded_len(),
             }
     }
 
@@ -279,7 +286,7 @@ impl Command {
         }
         let kind = u16::from_le_bytes([header[0], header[1]]);
         let version = u16::from_le_bytes([header[2], header[3]]);
-        if !(1..=8).contains(&kind) || version != VERSION {
+        if !(1..=9).contains(&kind) || version != VERSION {
             return Err(ApplyError::UnknownCommand { index, kind: u32::from(version) << 16 | u32::from(kind) });
         }
         let body = bytes.slice(HEADER_LEN..);
@@ -291,7 +298,8 @@ impl Command {
             5 => DeleteSubscriptionGroup::decode(body).map(Command::DeleteSubscriptionGroup),
             6 => CommitOffsets::decode(body).map(Command::CommitOffsets),
             7 => LockQueues::decode(body).map(Command::LockQueues),
-            _ => UnlockQueues::decode(body).map(Command::UnlockQueues),
+            8 => UnlockQueues::decode(body).map(Command::UnlockQueues),
+            _ => TruncatePrefix::decode(body).map(Command::TruncatePrefix),
         };
         let command = command.map_err(|error| malformed(format!("command of kind {kind}: {error}")))?;
         command.check().map_err(|error| malformed(format!("command of kind {kind}: {error}")))?;
@@ -312,6 +320,7 @@ impl Command {
             Command::CommitOffsets(commit) => commit.check(),
             Command::LockQueues(lock) => lock.check(),
             Command::UnlockQueues(unlock) => unlock.check(),
+            Command::TruncatePrefix(truncate) => truncate.check(),
         }
     }
 }

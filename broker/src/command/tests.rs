@@ -41,6 +41,9 @@ fn golden_bytes() {
 
     let delete = Command::DeleteTopic(DeleteTopic { topic: "T".into() });
     assert_eq!(delete.encode(), &b"\x03\0\x01\0\x0a\x01T"[..]);
+
+    let truncate = Command::TruncatePrefix(TruncatePrefix { index: 300, pos: 1 << 26 });
+    assert_eq!(truncate.encode(), &b"\x09\0\x01\0\x08\xac\x02\x10\x80\x80\x80\x20"[..]);
 }
 
 /// A command of a newer program must stop an old one, not be half applied.
@@ -50,7 +53,7 @@ fn unknown_kinds_and_versions_stop() {
         Err(ApplyError::UnknownCommand { index: 9, kind }) => kind,
         other => panic!("{other:?}"),
     };
-    assert_eq!(kind_of(b"\x09\0\x01\0"), 0x1_0009);
+    assert_eq!(kind_of(b"\x0a\0\x01\0"), 0x1_000a);
     assert_eq!(kind_of(b"\0\0\x01\0"), 0x1_0000);
     assert_eq!(kind_of(b"\x03\0\x02\0\x0a\x01T"), 0x2_0003);
     for bad in [&b""[..], b"\x03\0\x01", b"\x03\0\x01\0\x0a\x09T", b"\x03\0\x01\0", b"\x03\0\x01\0\x0a\x03a/b"] {
@@ -85,6 +88,7 @@ fn round_trip() {
         }),
         Command::DeleteSubscriptionGroup(DeleteSubscriptionGroup { group: "g".into(), clean_offsets: true }),
         Command::CommitOffsets(CommitOffsets { offsets: Vec::new() }),
+        Command::TruncatePrefix(TruncatePrefix { index: 2, pos: 1 << 30 }),
         Command::UnlockQueues(UnlockQueues {
             group: "g".into(),
             client_id: "c".into(),

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ledgermq_dledger::LogPos;
-use ledgermq_dledger::log::view::WARM_WINDOW;
+use ledgermq_dledger::log::view::{ViewError, WARM_WINDOW};
 use ledgermq_protocol::heartbeat::TYPE_TAG;
 use ledgermq_protocol::message::record::RecordRef;
 use ledgermq_protocol::message::tags::TagFilter;
@@ -145,6 +145,8 @@ fn finish(
             responder.send_slices(answer, messages.slices);
         }
         Found::TooSmall => {
+            // As of now: it may have moved since the checks.
+            let checked = Checked { min: checked.topic.min_offset(checked.queue) as i64, ..checked };
             let answer = moved(&responder, &checked, checked.min, status::OFFSET_TOO_SMALL);
             responder.send(answer);
         }
@@ -423,7 +425,12 @@ fn read(replica: &Replica, pull: &PullMessage, checked: &Checked, from: u64, rea
                 if reads == Reads::WarmOnly && unit.physical_offset < warm_from {
                     return Ok(Found::Cold);
                 }
-                messages.slices.push(record_bytes(replica, unit)?);
+                let Some(record) = record_bytes(replica, unit)? else {
+                    // Given up meanwhile: the client goes on where the queue begins now.
+                    let none = messages.slices.is_empty();
+                    return Ok(if none { Found::TooSmall } else { Found::Messages(messages) });
+                };
+                messages.slices.push(record);
                 bytes += unit.size as usize;
             }
             messages.next_offset += 1;
@@ -436,19 +443,24 @@ fn read(replica: &Replica, pull: &PullMessage, checked: &Checked, from: u64, rea
     Ok(Found::Messages(messages))
 }
 
-fn record_bytes(replica: &Replica, unit: Unit) -> Result<Bytes, Refusal> {
+/// The record of a unit; `None` when it was given up since the unit was read.
+fn record_bytes(replica: &Replica, unit: Unit) -> Result<Option<Bytes>, Refusal> {
     let position = LogPos(unit.physical_offset);
-    replica.handle.reader().read(position, unit.size as usize).map_err(|error| unreadable(&error))
+    match replica.handle.reader().read(position, unit.size as usize) {
+        Err(ViewError::Gone { .. }) => Ok(None),
+        read => read.map(Some).map_err(|error| unreadable(&error)),
+    }
 }
 
-/// Reads one record of a queue and takes something out of it.
+/// Reads one record of a queue and takes something out of it; `None` when it was given up meanwhile.
 pub(super) fn record_at<T>(
     replica: &Replica,
     unit: &Unit,
     take: impl FnOnce(RecordRef<'_>) -> T,
-) -> Result<T, Refusal> {
+) -> Result<Option<T>, Refusal> {
     let bytes = record_bytes(replica, *unit)?;
-    RecordRef::decode(&bytes).map(take).map_err(|error| unreadable(&error))
+    let taken = bytes.map(|bytes| RecordRef::decode(&bytes).map(take));
+    taken.transpose().map_err(|error| unreadable(&error))
 }
 
 pub(super) fn unreadable(error: &dyn std::fmt::Display) -> Refusal {

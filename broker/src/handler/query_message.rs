@@ -151,7 +151,9 @@ fn find(replica: &Replica, query: &Query) -> Result<Found, Refusal> {
     let (mut bytes, mut strangers, mut failed) = (0, 0, None);
     let searched = replica.keys.search(topic.key(), &query.key, &(query.begin_ms..=query.end_ms), &mut |position| {
         let record = match record_at(replica, position) {
-            Ok(record) => record,
+            Ok(Some(record)) => record,
+            // Given up, and with it everything older.
+            Ok(None) => return ControlFlow::Break(()),
             Err(refusal) => {
                 failed = Some(refusal);
                 return ControlFlow::Break(());
@@ -176,13 +178,19 @@ fn find(replica: &Replica, query: &Query) -> Result<Found, Refusal> {
     }
 }
 
-/// The record at a position at which apply saw one.
-fn record_at(replica: &Replica, position: u64) -> Result<Bytes, Refusal> {
+/// The record at a position at which apply saw one; `None` when it was given up since.
+fn record_at(replica: &Replica, position: u64) -> Result<Option<Bytes>, Refusal> {
+    if position < replica.tables().kept().pos {
+        return Ok(None);
+    }
     let log = replica.handle.reader();
     let read = || -> Result<Bytes, ViewError> {
         let size = log.read(LogPos(position), SIZE_LEN)?;
         let size = u32::from_be_bytes(*size.first_chunk().expect("as many bytes as asked for"));
         log.read(LogPos(position), size as usize)
     };
-    read().map_err(|error| unreadable(&error))
+    match read() {
+        Err(ViewError::Gone { .. }) => Ok(None),
+        read => read.map(Some).map_err(|error| unreadable(&error)),
+    }
 }

@@ -49,8 +49,7 @@ fn answer_from_state(
         }),
         RequestCode::GET_EARLIEST_MSG_STORETIME => header(request).and_then(|asked: EarliestStoreTime| {
             let (topic, queue) = queue_of(replica, &asked.topic, asked.queue_id)?;
-            let first = topic.min_offset(queue);
-            let timestamp_ms = store_time(replica, &topic, queue, first)?.unwrap_or(NO_MESSAGE_MS);
+            let timestamp_ms = first_store_time(replica, &topic, queue)?.unwrap_or(NO_MESSAGE_MS);
             Ok(answer.with_header(&EarliestStoreTimeResponse { timestamp_ms }))
         }),
         _ => header(request).and_then(|asked: SearchOffset| {
@@ -74,6 +73,20 @@ fn queue_of(replica: &Replica, topic: &str, queue_id: i32) -> Result<(Arc<Topic>
     Ok((found, queue))
 }
 
+/// When the first message of a queue was stored, ms since 1970; `None` when there is none.
+pub(super) fn first_store_time(replica: &Replica, topic: &Topic, queue: u32) -> Result<Option<i64>, Refusal> {
+    let mut first = topic.min_offset(queue);
+    loop {
+        let found = store_time(replica, topic, queue, first)?;
+        let now = topic.min_offset(queue);
+        // Given up while it was read: the next one is the first by now. Starts only move forward.
+        if found.is_some() || now == first {
+            return Ok(found);
+        }
+        first = now;
+    }
+}
+
 /// When the message at a queue offset was stored, ms since 1970; `None` when there is none.
 pub(super) fn store_time(
     replica: &Replica,
@@ -85,5 +98,6 @@ pub(super) fn store_time(
         return Ok(None);
     }
     let units = replica.queues.read(topic, queue, queue_offset, 1)?;
-    units.first().map(|unit| record_at(replica, unit, |record| record.store_timestamp_ms())).transpose()
+    let stored = units.first().map(|unit| record_at(replica, unit, |record| record.store_timestamp_ms()));
+    Ok(stored.transpose()?.flatten())
 }

@@ -57,7 +57,8 @@ const FRAMES_SEARCHED_MAX: usize = 4_096;
 pub struct FirstMessage {
     /// Raft index up to which there is none.
     searched: u64,
-    store_ms: Option<i64>,
+    /// Raft index of its entry, and when it was stored.
+    found: Option<(u64, i64)>,
 }
 
 /// Answers with the table.
@@ -69,7 +70,9 @@ pub async fn runtime_info(replica: Arc<Replica>, responder: Responder) {
 fn table(replica: &Replica) -> BTreeMap<String, String> {
     let role = replica.role();
     let all = replica.stats.overall(replica.tables(), replica.now());
-    let (start, end) = (replica.handle.reader().first().1.0, replica.tables().applied().end().0);
+    // As decided: this replica's files may go a little later.
+    let start = replica.tables().kept().pos.max(replica.handle.reader().first().1.0);
+    let end = replica.tables().applied().end().0;
     let mut table: BTreeMap<String, String> = BTreeMap::new();
     let mut set = |key: &str, value: String| drop(table.insert(key.to_owned(), value));
     for key in NOT_COUNTED {
@@ -120,16 +123,21 @@ fn rates([seconds, minute, minutes]: Rates) -> String {
 /// When the first message that is kept was stored; `None` while there is none, or it is not found yet.
 fn first_store_ms(replica: &Replica) -> Option<i64> {
     let mut first = replica.first_message.lock();
-    if first.store_ms.is_some() {
-        return first.store_ms;
+    let kept = replica.tables().kept().index.max(replica.handle.reader().first().0);
+    if let Some((index, store_ms)) = first.found {
+        if index >= kept {
+            return Some(store_ms);
+        }
+        first.found = None;
     }
     let applied = replica.tables().applied_index();
-    let from = (first.searched + 1).max(replica.handle.reader().first().0);
+    let from = (first.searched + 1).max(kept);
     for frame in replica.handle.reader().iter(from).take(FRAMES_SEARCHED_MAX) {
         let frame = frame.ok().filter(|frame| frame.at.index <= applied)?;
         if frame.kind == FrameKind::Messages {
-            first.store_ms = RecordRef::decode(&frame.payload).ok().map(|record| record.store_timestamp_ms());
-            return first.store_ms;
+            let store_ms = RecordRef::decode(&frame.payload).ok().map(|record| record.store_timestamp_ms())?;
+            first.found = Some((frame.at.index, store_ms));
+            return Some(store_ms);
         }
         first.searched = frame.at.index;
     }

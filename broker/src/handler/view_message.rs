@@ -53,12 +53,15 @@ pub async fn view_message(replica: Arc<Replica>, request: RemotingCommand, respo
 fn record(replica: &Replica, physical_offset: i64) -> Result<Option<Bytes>, ViewError> {
     let Ok(position) = u64::try_from(physical_offset) else { return Ok(None) };
     let position = LogPos(position);
-    if position >= replica.tables().applied().end() {
+    if position >= replica.tables().applied().end() || position.0 < replica.tables().kept().pos {
         return Ok(None);
     }
     let log = replica.handle.reader();
     let Some(around) = log.frame_around(position)? else { return Ok(None) };
-    Ok(record_in(&log.frame_at(around.pos)?, position))
+    match log.frame_at(around.pos) {
+        Err(ViewError::Gone { .. }) => Ok(None),
+        frame => Ok(record_in(&frame?, position)),
+    }
 }
 
 /// The record of a frame that starts at `position`.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex as StdMutex, OnceLock};
 
 use ledgermq_dledger::fs::{Fs, OsFs};
 use ledgermq_dledger::group::GroupTuning;
-use ledgermq_dledger::log::Meta;
+use ledgermq_dledger::log::{LogView, Meta};
 use ledgermq_dledger::{GroupId, GroupSetup, MemberAddress};
 use ledgermq_protocol::names;
 
@@ -73,7 +73,7 @@ pub(super) fn set_up(config: &BrokerConfig, group: &GroupConfig, budget: &RocksB
             ..GroupTuning::default()
         },
         completions: Box::new(Answers::default()),
-        layer: Box::new(move |meta, _log| layer.open(meta)),
+        layer: Box::new(move |meta, log| layer.open(meta, log)),
     };
     (setup, Parts { pulls, woken, opened })
 }
@@ -88,7 +88,7 @@ struct Layer {
 }
 
 impl Layer {
-    fn open(self, meta: &Meta) -> Result<(BrokerStamper<Ticket>, BrokerMachine), String> {
+    fn open(self, meta: &Meta, log: &LogView) -> Result<(BrokerStamper<Ticket>, BrokerMachine), String> {
         let found = meta.identity.raft_id;
         if found != self.group.raft_id {
             let (path, group, wanted) = (self.dir, self.group.name, self.group.raft_id);
@@ -107,7 +107,7 @@ impl Layer {
         }
         let genesis = genesis(&self.config, &self.group, meta);
         let payload_max = meta.constants.layout().max_payload_len();
-        let stamper = BrokerStamper::new(machine.tables(), genesis, payload_max);
+        let stamper = BrokerStamper::new(machine.tables(), genesis, payload_max).with_log(log.clone());
         let opened = Opened { tables: machine.tables(), queues: machine.queues(), keys: machine.key_index() };
         assert!(self.opened.set(opened).is_ok(), "a layer is opened once");
         Ok((stamper, machine))

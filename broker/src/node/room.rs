@@ -77,6 +77,11 @@ impl Room {
         }
     }
 
+    /// Bytes that are missing to half as much again as is kept: old messages go before sends are refused.
+    pub(crate) fn missing_bytes(&self) -> u64 {
+        (self.keep_bytes + self.keep_bytes / 2).saturating_sub(self.free_bytes())
+    }
+
     /// Whether less is free than is kept.
     pub(crate) fn is_low(&self) -> bool {
         self.low.load(Ordering::Relaxed)
@@ -120,6 +125,7 @@ mod tests {
         {
             room.note(free);
             assert_eq!(room.is_low(), low, "{free}");
+            assert_eq!(room.missing_bytes(), (keep + keep / 2).saturating_sub(free), "retention comes first");
         }
         room.note(5 << 20);
         assert!(room.to_string().starts_with("5 MiB are free at /"), "{room}");

@@ -23,6 +23,8 @@ pub(super) struct Projection {
     pub(super) queues: usize,
     /// Store timestamp given last: the next is not smaller.
     pub(super) last_store_ms: u64,
+    /// Log position in front of which messages are given up.
+    pub(super) kept_pos: u64,
 }
 
 /// A topic as it will be.
@@ -39,7 +41,8 @@ pub(super) struct ProjectedTopic {
 impl Projection {
     /// Applied state as it is now.
     pub(super) fn of(tables: &Tables) -> Self {
-        let mut projection = Projection { last_store_ms: tables.last_store_ms(), ..Projection::default() };
+        let mut projection =
+            Projection { last_store_ms: tables.last_store_ms(), kept_pos: tables.kept().pos, ..Projection::default() };
         for topic in tables.topics() {
             let next = (0..topic.queue_count()).map(|queue| topic.next_offset(queue)).collect::<Vec<_>>();
             projection.queues += next.len();

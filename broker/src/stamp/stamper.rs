@@ -4,6 +4,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use ledgermq_dledger::log::LogView;
 use ledgermq_dledger::plant::{self, Bug};
 use ledgermq_dledger::{FrameKind, LogPos, Stamper, Verdict};
 use ledgermq_protocol::message::record;
@@ -12,7 +13,8 @@ use ledgermq_protocol::remoting::response_code::ResponseCode;
 use super::item::{Answer, AutoCreate, Item, Refusal, SendItem, record_size};
 use super::projection::{ANY_INCARNATION, ProjectedTopic, Projection};
 use crate::command::{
-    Command, CommitOffsets, Genesis, LockQueues, OffsetCommit, PutTopic, QueueOfTopic, TopicSettings, perm,
+    Command, CommitOffsets, Genesis, LockQueues, OffsetCommit, PutTopic, QueueOfTopic, TopicSettings, TruncatePrefix,
+    perm,
 };
 use crate::tables::{LockKey, Tables, TopicKey};
 
@@ -39,6 +41,8 @@ pub struct BrokerStamper<T> {
     genesis: Genesis,
     /// Largest payload of an entry in bytes.
     payload_max: usize,
+    /// The log, for what is decided by where it begins.
+    log: Option<LogView>,
     projection: Option<Projection>,
     ticket: PhantomData<fn(T)>,
 }
@@ -47,7 +51,12 @@ impl<T> BrokerStamper<T> {
     /// A stamper that proposes `genesis` when its group turns out to have none. `payload_max` is what a frame of the log
     /// can carry (see [`ledgermq_dledger`]): larger items are refused.
     pub fn new(tables: Arc<Tables>, genesis: Genesis, payload_max: usize) -> Self {
-        BrokerStamper { tables, genesis, payload_max, projection: None, ticket: PhantomData }
+        BrokerStamper { tables, genesis, payload_max, log: None, projection: None, ticket: PhantomData }
+    }
+
+    /// Lets old messages of this log be given up; without it such commands are refused.
+    pub fn with_log(self, log: LogView) -> Self {
+        BrokerStamper { log: Some(log), ..self }
     }
 }
 
@@ -72,7 +81,8 @@ impl<T: Send + 'static> Stamper for BrokerStamper<T> {
                     // Never before what is in the log: a slow clock makes leases longer, and must not make them overlap.
                     lock.at_ms = now_ms.max(projection.last_store_ms);
                 }
-                admit_command(projection, &self.tables, command, self.payload_max, index)
+                check_truncation(projection, self.log.as_ref(), command)
+                    .and_then(|()| admit_command(projection, &self.tables, command, self.payload_max, index))
             }
         };
         verdict.unwrap_or_else(|refusal| Verdict::Refuse(Answer::Refused(refusal)))
@@ -284,6 +294,7 @@ fn admit_command(
         }
         Command::LockQueues(lock) => retain_lockable(projection, tables, lock),
         Command::UnlockQueues(unlock) => unlock.queues.retain(|queue| is_alive(projection, queue)),
+        Command::TruncatePrefix(truncate) => projection.kept_pos = truncate.pos,
     }
     Ok(Verdict::Take { len: command.encoded_len(), records: 0 })
 }
@@ -340,6 +351,25 @@ fn is_alive(projection: &Projection, queue: &QueueOfTopic) -> bool {
     topic.is_some_and(|topic| {
         [ANY_INCARNATION, queue.incarnation].contains(&topic.incarnation) && (queue.queue as usize) < topic.next.len()
     })
+}
+
+/// A prefix is given up on a segment's border, forwards, and only as far as no member of the group needs it from another one.
+fn check_truncation(projection: &Projection, log: Option<&LogView>, command: &Command) -> Result<(), Refusal> {
+    let Command::TruncatePrefix(truncate) = command else { return Ok(()) };
+    let refused = |remark: String| Err(Refusal::new(ResponseCode::INVALID_PARAMETER, remark));
+    let Some(log) = log else { return refused("the log is not known".to_owned()) };
+    let TruncatePrefix { index, pos } = *truncate;
+    if !log.segment_start(LogPos(pos)).is_some_and(|first| first.index == index) {
+        return refused(format!("no segment begins at {pos} with entry {index}"));
+    }
+    if pos <= projection.kept_pos {
+        return refused(format!("the log begins at {} already", projection.kept_pos));
+    }
+    let spared = log.spared();
+    if index > spared {
+        return refused(format!("a member may still need entries behind {spared}, so {index} cannot be the first"));
+    }
+    Ok(())
 }
 
 fn check(command: &Command) -> Result<(), Refusal> {

@@ -140,6 +140,13 @@ pub trait Kv: Send + Sync + 'static {
     /// [`KvError`]; some or none of the keys may be there then.
     fn ingest(&self, family: Family, keys: &mut dyn Iterator<Item = &[u8]>) -> Result<(), KvError>;
 
+    /// Removes ingested keys in front of `end` for good, at once, as far as that needs no rewriting: whole runs go, one that
+    /// `end` lies in may stay. Only for what no batch that a crash could fall back to names any more.
+    ///
+    /// # Errors
+    /// [`KvError`]; some or none of the keys may be gone then.
+    fn drop_ingested(&self, family: Family, end: &[u8]) -> Result<(), KvError>;
+
     /// Makes every batch written so far durable.
     ///
     /// # Errors

@@ -165,6 +165,13 @@ impl Kv for RocksKv {
             .map_err(|error| self.failed(Some(family), &error))
     }
 
+    fn drop_ingested(&self, family: Family, end: &[u8]) -> Result<(), KvError> {
+        // A run is one file at the bottom, since nothing overlaps it.
+        self.db
+            .delete_file_in_range_cf(self.family(family), &b""[..], end)
+            .map_err(|error| self.failed(Some(family), &error))
+    }
+
     fn flush(&self) -> Result<(), KvError> {
         let families = Family::ALL.map(|family| self.family(family));
         let families: Vec<&&ColumnFamily> = families.iter().collect();

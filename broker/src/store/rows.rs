@@ -30,6 +30,8 @@ pub(crate) mod meta {
     pub(crate) const QUEUES_SYNCED: &[u8] = b"cq_synced";
     /// [`super::IndexSyncedRow`]: up to where the key index is durable.
     pub(crate) const INDEX_SYNCED: &[u8] = b"index_synced";
+    /// [`super::KeepRow`]: where the log may begin; absent until something was given up.
+    pub(crate) const KEEP: &[u8] = b"keep";
     /// In front of `u64 start`: [`super::RunRow`], one per run of the key index.
     pub(crate) const RUN_PREFIX: &[u8] = b"run\0";
 }
@@ -113,6 +115,17 @@ pub(crate) struct TopicRow {
     /// Queues that there ever were: not fewer than the settings say.
     #[prost(uint32, tag = "3")]
     pub(crate) queue_count: u32,
+}
+
+/// The first frame whose messages are kept.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub(crate) struct KeepRow {
+    /// Raft index.
+    #[prost(uint64, tag = "1")]
+    pub(crate) index: u64,
+    /// Log position.
+    #[prost(uint64, tag = "2")]
+    pub(crate) pos: u64,
 }
 
 /// Up to where the runs of the key index go.
@@ -248,6 +261,7 @@ mod tests {
         );
         assert_eq!(decode::<AppliedRow>(row.encode_to_vec()).unwrap().at(), at);
         assert_eq!(IndexSyncedRow { index: 1, pos: 2 }.encode_to_vec(), b"\x08\x01\x10\x02");
+        assert_eq!(KeepRow { index: 1, pos: 2 }.encode_to_vec(), b"\x08\x01\x10\x02");
         assert_eq!(RunRow { first_ms: 1, last_ms: 2 }.encode_to_vec(), b"\x08\x01\x10\x02");
         let topic_row = TopicRow { incarnation: 5, settings: TopicSettings::plain(1), queue_count: 2 };
         assert_eq!(topic_row.encode_to_vec(), b"\x08\x05\x12\x06\x08\x01\x10\x01\x18\x06\x18\x02");

@@ -114,6 +114,14 @@ impl Kv for SimKv {
         Ok(())
     }
 
+    fn drop_ingested(&self, family: Family, end: &[u8]) -> Result<(), KvError> {
+        let mut shared = self.shared.lock();
+        let kept = |(of, key): &(Family, Vec<u8>), _: &mut Vec<u8>| *of != family || key.as_slice() >= end;
+        shared.live.retain(kept);
+        shared.durable.retain(kept);
+        Ok(())
+    }
+
     fn flush(&self) -> Result<(), KvError> {
         self.shared.lock().make_durable();
         Ok(())

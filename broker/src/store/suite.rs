@@ -145,3 +145,26 @@ fn a_run_file_left_by_a_crash_is_not_written_over() {
     let rows = all(&open(), Family::Index, b"");
     assert_eq!(rows.iter().map(|(key, _)| &key[..]).collect::<Vec<_>>(), [&b"k1"[..], b"k2", b"k3"]);
 }
+
+/// Runs that are given up go as whole files, and nothing else does.
+#[test]
+fn runs_in_front_of_a_key_are_dropped() {
+    let dir = tempfile::tempdir().unwrap();
+    let rocks = RocksKv::open(dir.path(), &RocksBudget::default()).unwrap();
+    let stores: [&dyn Kv; 2] = [&rocks, &SimKv::new(1)];
+    let tables = || {
+        let names = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path());
+        names.filter(|path| path.extension().is_some_and(|end| end == "sst")).count()
+    };
+    for kv in stores {
+        for run in [[&b"1a"[..], b"1b"], [b"2a", b"2b"], [b"3a", b"3b"]] {
+            kv.ingest(Family::Index, &mut run.into_iter()).unwrap();
+        }
+        kv.drop_ingested(Family::Index, b"3").unwrap();
+        let rows = all(kv, Family::Index, b"");
+        assert_eq!(rows.iter().map(|(key, _)| &key[..]).collect::<Vec<_>>(), [&b"3a"[..], b"3b"]);
+        kv.drop_ingested(Family::Index, b"3a").unwrap();
+        assert_eq!(all(kv, Family::Index, b"").len(), 2, "a run that begins there stays");
+    }
+    assert_eq!(tables(), 1, "the files are gone at once");
+}

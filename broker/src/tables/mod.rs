@@ -34,6 +34,7 @@ pub struct Tables {
     offsets: RwLock<Offsets>,
     locks: RwLock<Locks>,
     genesis: RwLock<Option<Arc<Genesis>>>,
+    kept: RwLock<Kept>,
     applied: RwLock<FramePos>,
     applied_index: AtomicU64,
     topics_version: AtomicU64,
@@ -47,11 +48,36 @@ pub(crate) enum Effect {
     Genesis(Arc<Genesis>),
     TopicPut(Arc<Topic>),
     TopicDropped(Arc<Topic>),
-    GroupPut { group: Arc<str>, settings: Arc<GroupSettings> },
-    GroupDropped { group: Arc<str>, clean_offsets: bool },
-    OffsetSet { group: Arc<str>, topic: TopicKey, queue: u32, offset: u64 },
-    LockSet { key: LockKey, lock: QueueLock },
+    GroupPut {
+        group: Arc<str>,
+        settings: Arc<GroupSettings>,
+    },
+    GroupDropped {
+        group: Arc<str>,
+        clean_offsets: bool,
+    },
+    OffsetSet {
+        group: Arc<str>,
+        topic: TopicKey,
+        queue: u32,
+        offset: u64,
+    },
+    LockSet {
+        key: LockKey,
+        lock: QueueLock,
+    },
     LockDropped(LockKey),
+    /// Messages in front of this frame are given up. The starts of queues are set by the machine.
+    Truncated(Kept),
+}
+
+/// The first frame whose messages are kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Kept {
+    /// Raft index; 0 while nothing was given up.
+    pub index: u64,
+    /// Log position: a segment's first byte.
+    pub pos: u64,
 }
 
 impl Tables {
@@ -128,6 +154,11 @@ impl Tables {
         self.genesis.read().clone()
     }
 
+    /// Where the messages begin that are kept.
+    pub fn kept(&self) -> Kept {
+        *self.kept.read()
+    }
+
     /// The last applied frame.
     pub fn applied(&self) -> FramePos {
         *self.applied.read()
@@ -184,6 +215,7 @@ impl Tables {
                 Effect::LockDropped(key) => {
                     self.locks.write().remove(key);
                 }
+                Effect::Truncated(kept) => *self.kept.write() = *kept,
             }
         }
         self.topics_version.store(at.topics_version, Ordering::Release);

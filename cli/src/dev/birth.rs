@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use ledgermq_broker::config::BrokerConfig;
 use ledgermq_dledger::fs::{Fs, OsFs};
 use ledgermq_dledger::log::meta::FORMAT;
@@ -15,29 +15,54 @@ use ledgermq_dledger::{GroupId, replica};
 
 use super::plan::{Plan, config_path, data_dir, node_dir};
 
-/// Bytes of a log segment of a local cluster: production has 1 GiB, but here three nodes share a disk.
-const SEGMENT_SIZE: u64 = 64 << 20;
+/// Most MiB of a segment: what production has. The default of a local cluster is smaller: its nodes share a disk.
+const SEGMENT_MIB_MAX: u64 = 1024;
+
+/// What may be different from cluster to cluster.
+pub(crate) struct Wishes {
+    /// MiB of a log segment.
+    pub(crate) segment_mib: u64,
+    /// Keys of broker.toml, as `key=value`.
+    pub(crate) settings: Vec<String>,
+}
+
+impl Wishes {
+    /// A drawn config with the wished settings in it.
+    fn apply(&self, config: &BrokerConfig) -> Result<BrokerConfig> {
+        let mut table = toml::Table::try_from(config).context("cannot encode the config")?;
+        for setting in &self.settings {
+            let (key, value) = setting.split_once('=').with_context(|| format!("--set {setting}: write KEY=VALUE"))?;
+            let value = format!("value = {value}");
+            let mut value: toml::Table = value.parse().with_context(|| format!("--set {setting}: VALUE is no TOML"))?;
+            table.insert(key.trim().to_owned(), value.remove("value").expect("just written"));
+        }
+        table.try_into().context("a key that was given with --set")
+    }
+}
 
 /// Makes the cluster in `dir`. The plan is written last: what a birth that was cut short left behind is never used.
-pub(crate) fn create(dir: &Path, plan: &Plan) -> Result<()> {
+pub(crate) fn create(dir: &Path, plan: &Plan, wishes: &Wishes) -> Result<()> {
+    let in_range = (1..=SEGMENT_MIB_MAX).contains(&wishes.segment_mib);
+    ensure!(in_range, "--segment-mib is {}: 1 to {SEGMENT_MIB_MAX} are allowed", wishes.segment_mib);
     for node in plan.node_ids() {
         refuse_foreign_data(&data_dir(dir, node))?;
     }
     for node in plan.node_ids() {
-        let config = plan.broker_config(dir, node);
+        let config = wishes.apply(&plan.broker_config(dir, node))?;
         config.validate().context("the drawn config is not valid")?;
         let folder = node_dir(dir, node);
         std::fs::create_dir_all(data_dir(dir, node)).with_context(|| format!("cannot create {}", folder.display()))?;
         let path = config_path(dir, node);
         let text = toml::to_string(&config).context("cannot encode the config")?;
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-        create_replicas(&config).with_context(|| format!("cannot create the replicas of node {node}"))?;
+        create_replicas(&config, wishes.segment_mib << 20)
+            .with_context(|| format!("cannot create the replicas of node {node}"))?;
     }
     plan.write(dir)
 }
 
 /// The create step on one node: a folder per group, with a synced identity.
-fn create_replicas(config: &BrokerConfig) -> Result<()> {
+fn create_replicas(config: &BrokerConfig, segment_size: u64) -> Result<()> {
     let fs: Arc<dyn Fs> = Arc::new(OsFs);
     for group in &config.groups {
         let own = group.member(group.raft_id).context("the drawn config leaves this node out")?;
@@ -47,7 +72,7 @@ fn create_replicas(config: &BrokerConfig) -> Result<()> {
             replica: own.replica,
             raft_id: group.raft_id,
         };
-        let constants = GroupConstants { segment_size: SEGMENT_SIZE, format: FORMAT };
+        let constants = GroupConstants { segment_size, format: FORMAT };
         let members =
             group.members.iter().map(|member| Member { raft_id: member.raft_id, replica: member.replica }).collect();
         replica::create(&fs, &config.data_dir.join(&group.name), identity, constants, members)?;

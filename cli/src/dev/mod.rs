@@ -43,6 +43,12 @@ pub(crate) struct DevArgs {
     /// Folder of the cluster: configs, logs and data; a cluster that is there already is started again
     #[arg(long, default_value = "ledgermq-dev")]
     dir: PathBuf,
+    /// MiB of a log segment, 1 to 1024; of a new cluster only: all replicas of a group have the same
+    #[arg(long, default_value_t = 64)]
+    segment_mib: u64,
+    /// A key of broker.toml for all nodes of a new cluster, as KEY=VALUE (retention_bytes=100000000); may be given several times
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<String>,
     /// First port; the first name server takes it, everything else is among the 99 that follow
     #[arg(long, default_value_t = 9876)]
     base_port: u16,
@@ -127,7 +133,7 @@ async fn run_cluster(args: DevArgs) -> Result<()> {
     }
     plan.check_ports()?;
     if young {
-        birth::create(&dir, &plan)?;
+        birth::create(&dir, &plan, &birth::Wishes { segment_mib: args.segment_mib, settings: args.settings })?;
     }
     #[cfg(feature = "planted-bugs")]
     let plant = args.plant.map(ledgermq_dledger::plant::Bug::name);

@@ -188,6 +188,9 @@ impl Plan {
             flush: FlushMode::Sync,
             auto_create_topics: true,
             disk_keep_bytes: 0,
+            retention_ms: RETENTION_MS,
+            retention_bytes: 0,
+            retention_forced: true,
             drain_linger_ms: DRAIN_LINGER_MS,
             insecure: false,
             limits: Limits::default(),
@@ -228,6 +231,9 @@ impl Plan {
         loopback(self.base_port + NODE_SPAN * u16::try_from(node).expect("at most 9 nodes") + slot)
     }
 }
+
+/// As production has it.
+const RETENTION_MS: u64 = 72 * 3_600_000;
 
 /// As production has it: what a drill with SIGTERM shows must be the real thing.
 const DRAIN_LINGER_MS: u64 = 35_000;

@@ -66,7 +66,9 @@ pub struct BrokerHost {
     /// Highest offset that was proposed, and that was acknowledged or served.
     proposed_offsets: BTreeMap<Consumer, u64>,
     known_offsets: BTreeMap<Consumer, u64>,
-    oracle: Option<Oracle>,
+    oracle: Oracle,
+    views: BTreeMap<RaftId, LogView>,
+    retention: bool,
     counters: BTreeMap<&'static str, u64>,
 }
 
@@ -95,7 +97,9 @@ impl BrokerHost {
             acked_index: 0,
             proposed_offsets: BTreeMap::new(),
             known_offsets: BTreeMap::new(),
-            oracle: None,
+            oracle: Oracle::default(),
+            views: BTreeMap::new(),
+            retention: plan.retention,
             counters: BTreeMap::new(),
         }
     }
@@ -222,18 +226,17 @@ impl BrokerHost {
         Ok(())
     }
 
-    /// All members have the same log by now: it is read once.
-    fn oracle(&mut self, view: &LogView) -> Result<&Oracle, Violation> {
-        if self.oracle.is_none() {
-            let oracle = Oracle::read(view).map_err(|reason| Violation::new("log-makes-sense", reason))?;
-            self.check_log(&oracle)?;
-            self.oracle = Some(oracle);
-        }
-        Ok(self.oracle.as_ref().expect("just made"))
+    /// Gives old messages up: as the broker's leader does it, but for why.
+    fn truncate(&mut self, node: RaftId, rng: &mut SmallRng) -> Option<Operation<BrokerStamper<u64>>> {
+        let starts = self.views.get(&node)?.segment_starts();
+        let first = starts.iter().rev().nth(rng.random_range(0..3))?;
+        let (index, pos) = (first.index, first.pos.0);
+        (pos > 0).then(|| self.command(operations::truncate(index, pos), Sent::Other))
     }
 
     /// Everything acknowledged is in the log where it was said to be, nothing that was not sent, nothing twice.
-    fn check_log(&mut self, oracle: &Oracle) -> Result<(), Violation> {
+    fn check_log(&mut self) -> Result<(), Violation> {
+        let oracle = &self.oracle;
         for (position, acked) in &self.acked {
             let there = oracle.by_position.get(position);
             let fits = there.is_some_and(|(id, (topic, _, queue, offset))| {
@@ -254,6 +257,7 @@ impl BrokerHost {
             }
         }
         self.counters.insert("topic deletion", oracle.deletions);
+        self.counters.insert("old messages given up", oracle.truncations);
         self.counters.insert("lock taken over", oracle.taken_over);
         Ok(())
     }
@@ -284,7 +288,13 @@ fn check_locks(oracle: &Oracle, machine: &BrokerMachine) -> Result<(), String> {
 }
 
 /// A topic of the machine against what the log says of it.
-fn check_topic(name: &str, topic: &OracleTopic, machine: &BrokerMachine, view: &LogView) -> Result<(), String> {
+fn check_topic(
+    name: &str,
+    topic: &OracleTopic,
+    kept_pos: u64,
+    machine: &BrokerMachine,
+    view: &LogView,
+) -> Result<(), String> {
     let tables = machine.tables();
     let there = tables.topic(name).ok_or("the topic is not there")?;
     if there.incarnation() != topic.incarnation {
@@ -295,7 +305,10 @@ fn check_topic(name: &str, topic: &OracleTopic, machine: &BrokerMachine, view: &
         if there.next_offset(queue) != expected.len() as u64 {
             return Err(format!("queue {queue} ends at {}, by the log {}", there.next_offset(queue), expected.len()));
         }
-        let mut from = 0;
+        let mut from = expected.iter().filter(|stored| stored.physical_offset < kept_pos).count() as u64;
+        if there.min_offset(queue) != from {
+            return Err(format!("queue {queue} begins at {}, by the log {from}", there.min_offset(queue)));
+        }
         while from < expected.len() as u64 {
             let units = machine.queues().read(&there, queue, from, 64).map_err(|error| error.to_string())?;
             if units.is_empty() {
@@ -337,11 +350,14 @@ impl Host for BrokerHost {
         let machine = BrokerMachine::open(Arc::clone(place.fs), kv, &self.config).map_err(|error| error.to_string())?;
         let tables = machine.tables();
         self.tables.insert(place.node, Arc::clone(&tables));
-        Ok((BrokerStamper::new(tables, operations::genesis(), self.payload_max), machine))
+        self.views.insert(place.node, place.view.clone());
+        let stamper = BrokerStamper::new(tables, operations::genesis(), self.payload_max);
+        Ok((stamper.with_log(place.view.clone()), machine))
     }
 
     fn died(&mut self, node: RaftId, store: &mut SimKv, _death: Death, _rng: &mut SmallRng) {
         self.tables.remove(&node);
+        self.views.remove(&node);
         store.crash();
     }
 
@@ -371,6 +387,10 @@ impl Host for BrokerHost {
                     None => Operation::Propose(self.random_send(rng)),
                 }
             }
+            97..100 if self.retention => match self.truncate(node, rng) {
+                Some(operation) => operation,
+                None => Operation::Propose(self.random_send(rng)),
+            },
             _ => Operation::Propose(self.random_send(rng)),
         }
     }
@@ -462,13 +482,28 @@ impl Host for BrokerHost {
         Ok(())
     }
 
+    fn applied(&mut self, node: RaftId, machine: &BrokerMachine) -> Result<(), Violation> {
+        // Nobody applies another log than the others: whoever is first tells what is in it.
+        let Some(view) = self.views.get(&node) else { return Ok(()) };
+        let read = self.oracle.read(view, machine.tables().applied_index());
+        read.map_err(|reason| Violation::new("log-makes-sense", reason))
+    }
+
     fn finish(&mut self, node: RaftId, machine: &BrokerMachine, view: &LogView) -> Result<(), Violation> {
         let wrong = |name: &str, reason: String| {
             Violation::new("state-follows-log", format!("node {node}, topic {name}: {reason}"))
         };
-        let oracle = self.oracle(view)?;
+        self.check_log()?;
+        let oracle = &self.oracle;
+        if machine.tables().kept().pos != oracle.kept_pos {
+            let (kept, by_log) = (machine.tables().kept(), oracle.kept_pos);
+            return Err(Violation::new(
+                "state-follows-log",
+                format!("node {node} keeps {kept:?}, by the log {by_log}"),
+            ));
+        }
         for (name, topic) in &oracle.topics {
-            check_topic(name, topic, machine, view).map_err(|reason| wrong(name, reason))?;
+            check_topic(name, topic, oracle.kept_pos, machine, view).map_err(|reason| wrong(name, reason))?;
             keys::check(name, topic, oracle, machine).map_err(|reason| wrong(name, reason))?;
         }
         check_locks(oracle, machine)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use ledgermq_broker::command::{
     Command, CommitOffsets, DeleteTopic, Genesis, GroupSettings, LockQueues, Member, OffsetCommit,
-    PutSubscriptionGroup, PutTopic, QueueOfTopic, TopicSettings, UnlockQueues, perm,
+    PutSubscriptionGroup, PutTopic, QueueOfTopic, TopicSettings, TruncatePrefix, UnlockQueues, perm,
 };
 use ledgermq_broker::stamp::{AutoCreate, Item, SendItem};
 use ledgermq_protocol::message::record::{self, Message};
@@ -132,6 +132,11 @@ pub(super) fn lock(group: &str, client: &str, queue: QueueOfTopic, take: bool) -
     } else {
         Command::UnlockQueues(UnlockQueues { group, client_id, queues })
     })
+}
+
+/// The begin of a log's messages.
+pub(super) fn truncate(index: u64, pos: u64) -> Item {
+    Item::Command(Command::TruncatePrefix(TruncatePrefix { index, pos }))
 }
 
 /// A deletion.

@@ -45,18 +45,26 @@ pub(super) struct Oracle {
     pub(super) taken_over: u64,
     /// Time of the last lock: leases that ended before are over.
     pub(super) locked_at_ms: u64,
+    /// Position in front of which messages are given up.
+    pub(super) kept_pos: u64,
+    pub(super) truncations: u64,
     last_store_ms: i64,
+    /// Raft index of the last frame read.
+    read: u64,
 }
 
 impl Oracle {
-    /// Reads a log from its start to its end.
-    pub(super) fn read(view: &LogView) -> Result<Oracle, String> {
-        let mut oracle = Oracle::default();
-        for frame in view.iter(1) {
-            let frame = frame.map_err(|error| error.to_string())?;
-            oracle.take(&frame).map_err(|reason| format!("entry {}: {reason}", frame.at.index))?;
+    /// Reads the log on, up to an entry that is applied somewhere: its begin may be given up later.
+    pub(super) fn read(&mut self, view: &LogView, to: u64) -> Result<(), String> {
+        if to <= self.read {
+            return Ok(());
         }
-        Ok(oracle)
+        for frame in view.iter(self.read + 1).take((to - self.read) as usize) {
+            let frame = frame.map_err(|error| error.to_string())?;
+            self.take(&frame).map_err(|reason| format!("entry {}: {reason}", frame.at.index))?;
+            self.read = frame.at.index;
+        }
+        Ok(())
     }
 
     fn take(&mut self, frame: &Frame) -> Result<(), String> {
@@ -99,6 +107,12 @@ impl Oracle {
             }
             Command::LockQueues(lock) => self.lock(lock)?,
             Command::UnlockQueues(unlock) => self.unlock(unlock),
+            Command::TruncatePrefix(truncate) => {
+                if truncate.pos > self.kept_pos {
+                    self.truncations += 1;
+                    self.kept_pos = truncate.pos;
+                }
+            }
             Command::PutSubscriptionGroup(_) | Command::DeleteSubscriptionGroup(_) => {}
         }
         Ok(())

@@ -95,18 +95,24 @@ fn assert_same(a: &BrokerMachine, b: &BrokerMachine, context: &str) {
     assert_eq!(tables_a.applied(), tables_b.applied(), "{context}");
     let names = |topics: Vec<Arc<crate::tables::Topic>>| topics.iter().map(|t| t.key().clone()).collect::<Vec<_>>();
     assert_eq!(names(tables_a.topics()), names(tables_b.topics()), "{context}");
+    let kept = tables_a.kept();
+    assert_eq!(kept, tables_b.kept(), "{context}");
     for (left, right) in tables_a.topics().iter().zip(tables_b.topics()) {
         assert_eq!(left.settings(), right.settings(), "{context} {}", left.name());
         assert_eq!(left.queue_count(), right.queue_count(), "{context} {}", left.name());
         for queue in 0..left.queue_count() {
             assert_eq!(left.next_offset(queue), right.next_offset(queue), "{context} {}/{queue}", left.name());
-            let mut bytes = vec![vec![0; left.next_offset(queue) as usize * UNIT_LEN]; 2];
-            a.queues.read_bytes(left.key(), queue, 0, &mut bytes[0]).unwrap();
-            b.queues.read_bytes(left.key(), queue, 0, &mut bytes[1]).unwrap();
+            let min = left.min_offset(queue);
+            assert_eq!(min, right.min_offset(queue), "{context} {}/{queue}", left.name());
+            let mut bytes = vec![vec![0; (left.next_offset(queue) - min) as usize * UNIT_LEN]; 2];
+            a.queues.read_bytes(left.key(), queue, min, &mut bytes[0]).unwrap();
+            b.queues.read_bytes(left.key(), queue, min, &mut bytes[1]).unwrap();
             assert_eq!(bytes[0], bytes[1], "{context} {}/{queue}", left.name());
         }
         for key in ["all", "k1", "k6"] {
-            let (found_a, found_b) = (find_all(a, left.key(), key), find_all(b, left.key(), key));
+            // What was given up may still be found, or not: nobody is told.
+            let find_kept = |machine| find_all(machine, left.key(), key).into_iter().filter(|at| *at >= kept.pos);
+            let (found_a, found_b): (Vec<u64>, Vec<u64>) = (find_kept(a).collect(), find_kept(b).collect());
             assert_eq!(found_a, found_b, "{context} {} key {key}", left.name());
         }
     }
@@ -123,6 +129,7 @@ fn assert_same(a: &BrokerMachine, b: &BrokerMachine, context: &str) {
 /// messages in log order, and each one found by its keys.
 fn assert_matches_log(machine: &BrokerMachine, log: &Log, context: &str) {
     let tables = machine.tables();
+    let kept = tables.kept();
     for topic in tables.topics() {
         let alive = |frame: &&ledgermq_dledger::Frame| {
             frame.kind == FrameKind::Messages
@@ -147,13 +154,17 @@ fn assert_matches_log(machine: &BrokerMachine, log: &Log, context: &str) {
             }
         }
         for (queue, expected) in expected.iter().enumerate() {
-            let units = machine.queues().read(&topic, queue as u32, 0, usize::MAX).unwrap();
+            let min = expected.iter().filter(|(pos, _)| *pos < kept.pos).count();
+            assert_eq!(topic.min_offset(queue as u32), min as u64, "{context} {}/{queue}", topic.name());
+            assert!(min == 0 || machine.queues().read(&topic, queue as u32, min as u64 - 1, 9).unwrap().is_empty());
+            let units = machine.queues().read(&topic, queue as u32, min as u64, usize::MAX).unwrap();
             let units: Vec<_> = units.iter().map(|unit| (unit.physical_offset, unit.size)).collect();
-            assert_eq!(&units, expected, "{context} {}/{queue}", topic.name());
+            assert_eq!(&units, &expected[min..], "{context} {}/{queue}", topic.name());
         }
         for (key, (positions, window)) in keys {
             let found = find(machine, topic.key(), &key, window.clone(), usize::MAX);
-            assert_eq!(found, positions, "{context} {} key {key}", topic.name());
+            let of_kept = |found: Vec<u64>| found.into_iter().filter(|at| *at >= kept.pos).collect::<Vec<_>>();
+            assert_eq!(of_kept(found), of_kept(positions), "{context} {} key {key}", topic.name());
             let (before, after) = (0..=window.start() - 1, window.end() + 1..=u64::MAX);
             let outside = [before, after].map(|window| find(machine, topic.key(), &key, window, usize::MAX));
             assert!(outside.iter().all(Vec::is_empty), "{context} {} key {key}: {outside:?}", topic.name());
@@ -176,6 +187,18 @@ struct Seen {
     recreated: u32,
     truncated: u32,
     refused: u32,
+    given_up: u32,
+    released: u32,
+}
+
+/// Gives up everything before some frame that is applied. The borders of segments mean nothing to the machine.
+fn give_up(rng: &mut StdRng, leader: &BrokerMachine, log: &mut Log) -> bool {
+    let (kept, applied) = (leader.tables().kept().index, leader.tables().applied_index());
+    let frame = log.frames.iter().filter(|frame| (kept.max(1) + 1..=applied).contains(&frame.at.index));
+    let Some(at) = frame.map(|frame| frame.at).take(40).collect::<Vec<_>>().choose(rng).copied() else { return false };
+    let command = Command::TruncatePrefix(TruncatePrefix { index: at.index, pos: at.pos.0 });
+    log.append(FrameKind::Command, 0, command.encode());
+    true
 }
 
 fn run(seed: u64, seen: &mut Seen) {
@@ -188,6 +211,7 @@ fn run(seed: u64, seen: &mut Seen) {
     let mut victim = open(&fs, &kv);
     let mut log = Log::born(&mut leader);
     let mut serial = 0;
+    let mut released = 0;
     for step in 0..60 {
         let context = format!("seed {seed} step {step}");
         log.now_ms = (log.now_ms as i64 + rng.random_range(-20..100)) as u64;
@@ -202,6 +226,9 @@ fn run(seed: u64, seen: &mut Seen) {
             log.frames.retain(|frame| frame.at.index <= committed);
             log.lead(&mut leader);
         }
+        if rng.random_ratio(1, 6) && give_up(rng, &leader, &mut log) {
+            seen.given_up += 1;
+        }
         let committed = rng.random_range(leader.position..=log.last_index());
         log.apply(&mut leader, committed, rng.random_range(1..5));
         let reach = rng.random_range(victim.position..=committed.max(victim.position));
@@ -209,6 +236,8 @@ fn run(seed: u64, seen: &mut Seen) {
         if victim.flush_due() && rng.random() || rng.random_ratio(1, 15) {
             victim.flush().unwrap();
         }
+        seen.released += u32::from(victim.keep_from().0 > released);
+        released = released.max(victim.keep_from().0);
         if rng.random_ratio(1, 6) {
             let before = victim.applied().at.index;
             drop(victim);
@@ -225,6 +254,11 @@ fn run(seed: u64, seen: &mut Seen) {
             assert!(victim.replay_from() <= applied && applied <= before, "{context}");
             seen.replays += u32::from(victim.replay_from() < applied);
             seen.kv_behind += u32::from(applied < before);
+            let next = log.frames.iter().find(|frame| frame.at.index > victim.replay_from());
+            assert!(
+                next.is_none_or(|next| next.at.pos.0 >= released),
+                "{context}: it wants {next:?}, given up to {released}"
+            );
             // As at start: first what the store has already, then what is known to be committed.
             log.apply(&mut victim, applied, rng.random_range(1..5));
             if rng.random_ratio(1, 4) {
@@ -259,7 +293,7 @@ fn a_crashed_machine_equals_one_that_never_crashed() {
     for seed in 0..300 {
         run(seed, &mut seen);
     }
-    let Seen { crashes, power_cuts, replays, kv_behind, recreated, truncated, refused } = seen;
+    let Seen { crashes, power_cuts, replays, kv_behind, recreated, truncated, refused, given_up, released } = seen;
     for (what, count) in [
         ("crashes", crashes),
         ("power cuts", power_cuts),
@@ -268,6 +302,8 @@ fn a_crashed_machine_equals_one_that_never_crashed() {
         ("deletions", recreated),
         ("lost ends", truncated),
         ("refusals", refused),
+        ("old messages given up", given_up),
+        ("log released", released),
     ] {
         assert!(count > 20, "{what}: {count}");
     }
@@ -290,6 +326,9 @@ fn rocksdb_gives_the_same_state() {
         for _ in 0..100 {
             let items = (0..rng.random_range(1..6)).map(|_| random_item(rng, &leader, &mut serial)).collect();
             log.propose(items);
+            if rng.random_ratio(1, 10) {
+                give_up(rng, &leader, &mut log);
+            }
             log.apply_all(&mut leader);
             log.apply(&mut on_rocks, log.last_index(), rng.random_range(1..5));
             if on_rocks.flush_due() {
@@ -371,6 +410,13 @@ fn incarnation_ignored_is_found() {
 #[ignore = "plants a bug in the whole process: run alone"]
 fn stale_projection_is_found() {
     finds(ledgermq_dledger::plant::Bug::StaleProjection);
+}
+
+#[cfg(feature = "planted-bugs")]
+#[test]
+#[ignore = "plants a bug in the whole process: run alone"]
+fn prefix_beyond_flush_is_found() {
+    finds(ledgermq_dledger::plant::Bug::PrefixBeyondFlush);
 }
 
 #[cfg(feature = "planted-bugs")]

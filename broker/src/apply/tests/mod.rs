@@ -2,4 +2,5 @@ mod crash;
 mod key_index;
 mod locks;
 mod queues;
+mod retention;
 mod semantics;

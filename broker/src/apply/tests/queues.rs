@@ -88,9 +88,9 @@ fn offset_by_time() {
     log.apply_all(&mut machine);
     let topic = machine.tables().topic("A").unwrap();
     let by_time = |ms: i64, boundary| {
-        let stored = |unit: &Unit| -> Result<i64, QueueError> {
+        let stored = |unit: &Unit| -> Result<Option<i64>, QueueError> {
             let record = log.records().find(|record| record.physical_offset() as u64 == unit.physical_offset);
-            Ok(record.unwrap().store_timestamp_ms())
+            Ok(Some(record.unwrap().store_timestamp_ms()))
         };
         machine.queues().offset_by_time(&topic, 0, ms, boundary, stored).unwrap()
     };
@@ -98,6 +98,12 @@ fn offset_by_time() {
     assert_eq!(lower, [0, 0, 1, 1, 3, 3, 4]);
     let upper = [0, 1000, 1009, 1010, 1019, 1020, 9999].map(|ms| by_time(ms, Boundary::Upper));
     assert_eq!(upper, [0, 0, 0, 2, 2, 3, 3]);
+    // Messages that go while they are searched count as older than any.
+    let gone = |unit: &Unit| -> Result<Option<i64>, QueueError> {
+        let record = log.records().find(|record| record.physical_offset() as u64 == unit.physical_offset);
+        Ok(record.map(|record| record.store_timestamp_ms()).filter(|ms| *ms > 1000))
+    };
+    assert_eq!(machine.queues().offset_by_time(&topic, 0, 0, Boundary::Lower, gone).unwrap(), 1);
 }
 
 /// The digest is over what readers see: a queue file that differs by a bit must show, or replicas could differ unnoticed.

@@ -4,8 +4,8 @@
 use prost::Message;
 
 use crate::store::rows::{
-    AppliedRow, IndexSyncedRow, MembershipRow, RunRow, TopicRow, decode, lock_key, lock_value, offset_key, parse_lock,
-    parse_offset_key, parse_queue_ends, parse_queue_key, parse_u64, queue_ends, queue_key,
+    AppliedRow, IndexSyncedRow, KeepRow, MembershipRow, RunRow, TopicRow, decode, lock_key, lock_value, offset_key,
+    parse_lock, parse_offset_key, parse_queue_ends, parse_queue_key, parse_u64, queue_ends, queue_key,
 };
 
 /// Reads `bytes` as each key and value that there is: what is accepted is written as the same bytes, or, for protobuf rows, read
@@ -39,6 +39,7 @@ pub(crate) fn check(bytes: &[u8]) {
     row::<TopicRow>(bytes);
     row::<IndexSyncedRow>(bytes);
     row::<RunRow>(bytes);
+    row::<KeepRow>(bytes);
 }
 
 fn row<M: Message + Default + PartialEq + std::fmt::Debug>(bytes: &[u8]) {

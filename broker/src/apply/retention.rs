@@ -1,0 +1,101 @@
+//! What giving up old messages changes: where queues start, which runs of the key index are left, and what of the log this
+//! replica can do without.
+//!
+//! The command names a place in the log; which messages lie before it is read off the ConsumeQueues, so every replica comes to
+//! the same starts. Files follow with the next flush, when no crash can bring the old starts back.
+//!
+//! ```text
+//! command --> starts of the queues (round) --> flush: rows durable --> holes in queue files, runs dropped --> keep_from
+//! ```
+
+use ledgermq_dledger::{ApplyError, LogPos};
+
+use super::consume_queue::{QueueError, UNIT_LEN, Unit};
+use super::live::UNTOUCHED;
+use super::machine::{BrokerMachine, queue_failed, store_failed};
+use super::round::QueueAdvance;
+use crate::tables::{Effect, Kept, TopicKey};
+
+impl BrokerMachine {
+    /// Messages in front of `kept` are given up, by the entry `index`.
+    pub(super) fn truncate(&mut self, index: u64, kept: Kept) -> Result<(), ApplyError> {
+        if kept.pos <= self.live.kept.pos {
+            return Ok(());
+        }
+        self.live.kept = kept;
+        self.live.effects.push(Effect::Truncated(kept));
+        let keys: Vec<TopicKey> = self.live.topics.values().map(|live| live.topic.key().clone()).collect();
+        for key in keys {
+            for queue in 0..self.live.topics[&key.name].min.len() as u32 {
+                let first = self.first_from(&key, queue, kept.pos).map_err(|error| queue_failed(index, &error))?;
+                let min = &mut self.live.topics.get_mut(&key.name).expect("just seen").min[queue as usize];
+                if first > *min {
+                    *min = first;
+                    self.raised.push((key.clone(), queue));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Offset of the first message of a queue that lies at or behind `pos`; the next offset when there is none.
+    fn first_from(&self, key: &TopicKey, queue: u32, pos: u64) -> Result<u64, QueueError> {
+        let live = &self.live.topics[&key.name];
+        let touched = live.touched[queue as usize];
+        let fresh = (touched != UNTOUCHED).then(|| &self.touched[touched]);
+        let (mut low, mut high) = (live.min[queue as usize], live.next[queue as usize]);
+        // Mostly nothing of a queue lies before, and one look tells.
+        let mut middle = low;
+        while low < high {
+            if self.position_of(key, queue, middle, fresh)? < pos {
+                low = middle + 1
+            } else {
+                high = middle
+            }
+            middle = low + (high - low) / 2;
+        }
+        Ok(low)
+    }
+
+    /// Where a message of a queue lies: its unit may be one of the open round, which are not in the file yet.
+    fn position_of(
+        &self,
+        key: &TopicKey,
+        queue: u32,
+        offset: u64,
+        fresh: Option<&QueueAdvance>,
+    ) -> Result<u64, QueueError> {
+        let unit = match fresh.filter(|fresh| offset >= fresh.first) {
+            Some(fresh) => fresh.units().nth((offset - fresh.first) as usize).expect("offsets of a round are dense"),
+            None => {
+                let mut bytes = [0; UNIT_LEN];
+                self.queues.read_bytes(key, queue, offset, &mut bytes)?;
+                Unit::decode(&bytes)
+            }
+        };
+        Ok(unit.physical_offset)
+    }
+
+    /// Gives files back to the disk that nobody needs now that the starts are durable.
+    pub(super) fn give_back(&mut self, at: u64, runs_from: u64) -> Result<(), ApplyError> {
+        self.index.drop_rows_before(runs_from).map_err(|error| store_failed(at, &error))?;
+        for (key, queue) in std::mem::take(&mut self.raised) {
+            let live = self.live.topics.get(&key.name).filter(|live| *live.topic.key() == key);
+            let Some(live) = live else { continue };
+            let min = live.min[queue as usize];
+            self.queues.punch_before(&key, queue, min).map_err(|error| queue_failed(at, &error))?;
+        }
+        self.raised_before = 0;
+        Ok(())
+    }
+
+    /// Whether a start from what is durable now would take in no frame before `kept`.
+    pub(super) fn needs_nothing_before(&self, kept: Kept) -> bool {
+        self.queues_synced.min(self.index.recorded()) + 1 >= kept.index
+    }
+
+    /// What [`ledgermq_dledger::StateMachine::keep_from`] says when the machine is opened: all that the store holds is durable.
+    pub(super) fn released_at_start(&self) -> LogPos {
+        LogPos(if self.needs_nothing_before(self.live.kept) { self.live.kept.pos } else { 0 })
+    }
+}
