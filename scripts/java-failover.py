@@ -175,6 +175,8 @@ def main():
     )
     with tempfile.TemporaryDirectory(prefix="java-failover.") as scratch:
         scratch = pathlib.Path(scratch)
+        # A driver that is told to stop takes its servers with it.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit("java-failover: stopped"))
         system = LedgerMq(args.ledgermq, args.groups, scratch, args.base_port) if args.ledgermq else RocketMq(args.rocketmq, scratch, args.base_port)
         try:
             run(args, system, build, scratch)
@@ -227,19 +229,21 @@ def kill_leaders(args, system, topic, victim_name, observers):
         # A random part, so that kills do not keep in step with the client's polls.
         time.sleep((args.calm if args.ledgermq else max(args.calm, 10)) + random.random())
         kills.append({"at": at, "node": node, "led": led, "end": time.clock_gettime_ns(time.CLOCK_MONOTONIC)})
-        print(f"kill {n + 1} of {args.kills}: node {node}, which led {', '.join(led)}", file=sys.stderr)
+        told = f", silence {longest_silence_ms(kills[-1], observers):.0f} ms" if args.mode == "pinned" else ""
+        print(f"kill {n + 1} of {args.kills}: node {node}, which led {', '.join(led)}{told}", file=sys.stderr, flush=True)
     return kills
 
 
-def report(args, system, kills, observers):
+def longest_silence_ms(kill, observers):
+    """Of the slowest queue that the killed node led."""
     number = lambda broker: 1000 * (ord(broker[-1]) - ord("a"))  # As tests/java numbers queues.
-    silences = []
-    for kill in kills:
-        own = {number(b) + q for b in kill["led"] for q in range(QUEUES)}
-        found = [silence_ms(times, kill["at"], kill["end"]) for o in observers for q, times in o.acknowledged.items() if q in own]
-        kill["silence_ms"] = max(found, default=0)
-        kill["failed_calls"] = sum(1 for o in observers for t, _ in o.failures if kill["at"] <= t < kill["end"])
-        silences.append(kill["silence_ms"])
+    own = {number(broker) + queue for broker in kill["led"] for queue in range(QUEUES)}
+    found = [silence_ms(list(times), kill["at"], kill["end"]) for o in observers for queue, times in o.acknowledged.items() if queue in own]
+    return max(found, default=0)
+
+
+def report(args, system, kills, observers):
+    silences = [longest_silence_ms(kill, observers) for kill in kills]
     failed = sum(len(o.failures) for o in observers)
     figures = {
         "system": "LedgerMQ" if args.ledgermq else "RocketMQ", "groups": system.groups, "mode": args.mode, "poll_ms": args.poll_ms, "kills": len(kills),

@@ -2,6 +2,7 @@
 //! checker's verdict; the first sentence of each says what would break.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -222,20 +223,24 @@ fn ensure_disjoint(shares: &[BTreeSet<i32>]) -> Result<()> {
 }
 
 /// Ordered consumption: a queue must be handed to one member at a time, in order, also when the leader that keeps the queue
-/// locks dies, and when a member leaves.
+/// locks dies, and when a member leaves. The second member is there from the start, or, for a library whose client gives locks
+/// back only when it ends (Go: the others wait a minute for its lease), comes when the first one has left.
 ///
 /// # Errors
 /// When that is not so.
-pub fn ordered_consumers_keep_the_order(stage: &Stage) -> Result<()> {
+pub fn ordered_consumers_keep_the_order(stage: &Stage, second_from_the_start: bool) -> Result<()> {
     let (topic, group) = (stage.name("order"), stage.name("orderly"));
     let poll = ("poll-ms", "1000");
+    let member = |name: &str| stage.consume(&stage.name(name), &topic, &group, &[("order", "1"), poll]);
     let mut files = vec![stage.send(&stage.name("order-seed"), &topic, "ordered", 16)?];
-    let mut one = stage.consume(&stage.name("order-one"), &topic, &group, &[("order", "1"), poll])?;
-    let mut two = stage.consume(&stage.name("order-two"), &topic, &group, &[("order", "1"), poll])?;
+    let mut members = vec![member("order-one")?];
+    if second_from_the_start {
+        members.push(member("order-two")?);
+    }
     let began = monotonic_ns();
     let paced = [("pause-ms", "3"), poll, ("timeout-ms", "1000")];
     let mut producer = stage.produce(&stage.name("order-producer"), &topic, "ordered", &paced)?;
-    for member in [&mut one, &mut two] {
+    for member in &mut members {
         member.await_history("its share", PATIENCE, |h| !queues_after(h, began).is_empty())?;
     }
 
@@ -245,16 +250,20 @@ pub fn ordered_consumers_keep_the_order(stage: &Stage) -> Result<()> {
     producer.await_history("messages after the kill", PATIENCE, |h| h.acked_after(killed) >= PHASE)?;
     stage.cluster.restart(leader.id)?;
     let left = monotonic_ns();
-    files.push(two.stop()?);
+    files.push(members.pop().expect("somebody consumes").stop()?);
+    let mut last = match members.pop() {
+        Some(first) => first,
+        None => member("order-two")?,
+    };
     producer.await_history("messages after a member left", PATIENCE, |h| h.acked_after(left) >= PHASE)?;
     files.push(producer.stop()?);
     let so_far = History::read(&files)?;
     let (sent, seen) = (so_far.acked_ids(), so_far.delivered_ids());
-    one.await_history("all that was acknowledged", PATIENCE, |h| {
+    last.await_history("all that was acknowledged", PATIENCE, |h| {
         let now = h.delivered_ids();
         sent.iter().all(|id| seen.contains(id) || now.contains(id))
     })?;
-    files.push(one.stop()?);
+    files.push(last.stop()?);
 
     let mut history = load::history(&stage.cluster, &topic, &files)?;
     history.events.push(fault("the leader was killed", killed, REDELIVERY));
@@ -315,6 +324,123 @@ pub fn lives_through_the_death_of_leaders(stage: &mut Stage, libraries: &[Librar
         stage.judge(&topic, &[&group], &[producer, consumer.stop()?], faults.clone())?;
     }
     Ok(())
+}
+
+/// Every way of consuming, fed by lists with words in any script, when the leader dies half-way and then a member of the group of
+/// three: each group must still be handed everything, and again only what was under way.
+///
+/// # Errors
+/// When that is not so.
+pub fn every_way_of_consuming_goes_on_when_a_leader_dies(stage: &mut Stage, libraries: &[Library]) -> Result<()> {
+    let poll = ("poll-ms", "1000");
+    let mut plays = Vec::new();
+    for library in libraries {
+        stage.play_on(*library);
+        let topic = stage.name("ways");
+        let seed = stage.send(&stage.name("ways-seed"), &topic, "sync", 8)?;
+        let (sharers, listeners) = (stage.name("ways-sharers"), stage.name("ways-listeners"));
+        let mut groups = vec![sharers.clone()];
+        let mut members = Vec::new();
+        for member in ["one", "two", "three"] {
+            members.push(stage.consume(&stage.name(&format!("ways-{member}")), &topic, &sharers, &[poll])?);
+        }
+        let mut others = Vec::new();
+        for n in 1..=2 {
+            let listener = stage.name(&format!("ways-listener-{n}"));
+            others.push(stage.consume(&listener, &topic, &listeners, &[("model", "broadcasting"), poll])?);
+            groups.push(listener);
+        }
+        // The Go client has no consumer that is handed queues by name and goes on by itself.
+        let kinds: &[&str] = if *library == Library::Go { &["lite"] } else { &["pull", "lite"] };
+        for kind in kinds {
+            let group = stage.name(&format!("ways-{kind}"));
+            others.push(stage.pull(&group, &topic, &group, kind, &[poll])?);
+            groups.push(group);
+        }
+        let paced = [("pause-ms", "20"), ("timeout-ms", "1000"), ("words", "1"), poll];
+        let producer = stage.produce(&stage.name("ways-producer"), &topic, "batch", &paced)?;
+        plays.push(Ways { topic, listeners, groups, producer, members, others, files: vec![seed] });
+    }
+    let began = monotonic_ns();
+    for play in &mut plays {
+        for peer in play.members.iter_mut().chain(&mut play.others) {
+            peer.await_history("messages", PATIENCE, |h| h.delivered_ids().len() > 20)?;
+        }
+    }
+    let killed = monotonic_ns();
+    let leader = stage.cluster.await_leader(None)?;
+    stage.cluster.kill(leader.id)?;
+    for play in &mut plays {
+        play.producer.await_history("messages after the kill", PATIENCE, |h| h.acked_after(killed) >= PHASE)?;
+    }
+    stage.cluster.restart(leader.id)?;
+    let left = monotonic_ns();
+    for play in &mut plays {
+        play.files.push(play.members.remove(1).kill()?);
+    }
+    for play in plays {
+        let faults = vec![
+            Event::Fault { t: began - PATIENCE.as_nanos() as u64, until: began, what: "members joined".into() },
+            fault("the leader was killed", killed, REDELIVERY),
+            fault("a member was killed", left, REDELIVERY),
+        ];
+        play.end(stage, left, faults)?;
+    }
+    Ok(())
+}
+
+/// One library's part in [`every_way_of_consuming_goes_on_when_a_leader_dies`].
+struct Ways {
+    topic: String,
+    listeners: String,
+    groups: Vec<String>,
+    producer: Peer,
+    members: Vec<Peer>,
+    others: Vec<Peer>,
+    files: Vec<PathBuf>,
+}
+
+impl Ways {
+    fn end(mut self, stage: &Stage, left: u64, faults: Vec<Event>) -> Result<()> {
+        self.producer.await_history("the last messages", PATIENCE, |h| h.acked_after(left) >= PHASE)?;
+        self.files.push(self.producer.stop()?);
+        let so_far = History::read(&self.files)?;
+        let (sent, seen_by_dead) = (so_far.acked_ids(), so_far.delivered_ids());
+        for peer in &mut self.others {
+            peer.await_history("all that was acknowledged", PATIENCE, |h| sent.is_subset(&h.delivered_ids()))?;
+        }
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let histories = self.members.iter().map(Peer::history).collect::<Result<Vec<_>>>()?;
+            let seen: BTreeSet<&str> = histories.iter().flat_map(|h| h.delivered_ids()).collect();
+            let missing = sent.iter().filter(|id| !seen.contains(*id) && !seen_by_dead.contains(*id)).count();
+            if missing == 0 {
+                break;
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "{}: {missing} messages did not reach the members that live",
+                self.topic
+            );
+            std::thread::sleep(POLL);
+        }
+        for peer in self.members.into_iter().chain(self.others) {
+            self.files.push(peer.stop()?);
+        }
+        let mut history = load::history(&stage.cluster, &self.topic, &self.files)?;
+        history.events.extend(faults);
+        for event in &mut history.events {
+            words::check(event)?;
+            // Each member of a broadcasting group is a group of its own to the checker.
+            if let Event::Deliver { group, process, .. } = event
+                && *group == self.listeners
+            {
+                group.clone_from(process);
+            }
+        }
+        judge(&history, &self.topic, &self.groups.iter().map(String::as_str).collect::<Vec<_>>())?;
+        Ok(())
+    }
 }
 
 /// Several groups, as an unmodified producer with its defaults sees them: a node dies, and no call fails, since the client

@@ -44,3 +44,17 @@ fn go_and_old_java_clients_live_through_the_death_of_a_leader() {
     let mut stage = Stage::start(Library::Go).unwrap();
     scenario::lives_through_the_death_of_leaders(&mut stage, &[Library::Go, Library::Java4], 1).unwrap();
 }
+
+/// Would break: groups that share, broadcast and pull, when the leader they ask dies under them. Go and Java 4.x share the wait.
+#[test]
+fn every_way_of_consuming_goes_on_when_a_leader_dies() {
+    let mut stage = Stage::start(Library::Go).unwrap();
+    scenario::every_way_of_consuming_goes_on_when_a_leader_dies(&mut stage, &[Library::Go, Library::Java4]).unwrap();
+}
+
+/// Would break: ordered consumption by Go programs, whose client takes its locks by requests of its own.
+#[test]
+fn ordered_go_consumers_keep_the_order_when_a_leader_dies_and_one_follows_another() {
+    let stage = Stage::start(Library::Go).unwrap();
+    scenario::ordered_consumers_keep_the_order(&stage, false).unwrap();
+}

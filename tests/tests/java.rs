@@ -38,7 +38,7 @@ fn three_members_of_a_group_share_the_queues_and_two_take_over_from_a_dead_one()
 #[test]
 fn ordered_consumers_keep_the_order_when_a_leader_dies_and_a_member_leaves() {
     let stage = Stage::start(Library::Java5).unwrap();
-    scenario::ordered_consumers_keep_the_order(&stage).unwrap();
+    scenario::ordered_consumers_keep_the_order(&stage, true).unwrap();
 }
 
 /// Would break: the main promise, as an unmodified client sees it.
@@ -46,6 +46,14 @@ fn ordered_consumers_keep_the_order_when_a_leader_dies_and_a_member_leaves() {
 fn a_producer_and_a_consumer_live_through_the_death_of_two_leaders() {
     let mut stage = Stage::start(Library::Java5).unwrap();
     scenario::lives_through_the_death_of_leaders(&mut stage, &[Library::Java5], 2).unwrap();
+    replicas::judge(&mut stage.cluster).unwrap();
+}
+
+/// Would break: groups that share, broadcast and pull, when the leader they ask dies under them.
+#[test]
+fn every_way_of_consuming_goes_on_when_a_leader_dies() {
+    let mut stage = Stage::start(Library::Java5).unwrap();
+    scenario::every_way_of_consuming_goes_on_when_a_leader_dies(&mut stage, &[Library::Java5]).unwrap();
     replicas::judge(&mut stage.cluster).unwrap();
 }
 
@@ -64,4 +72,11 @@ fn the_client_4_sends_consumes_and_pulls() {
     scenario::sends_are_stored_as_acknowledged(&stage, &[("async", 300)]).unwrap();
     scenario::push_consumers_get_every_message(&stage).unwrap();
     scenario::pulling_goes_on_where_it_stopped(&stage, &["lite"]).unwrap();
+}
+
+/// Would break: ordered consumption by the client that most installations still run.
+#[test]
+fn ordered_consumers_of_the_client_4_keep_the_order_when_a_leader_dies() {
+    let stage = Stage::start(Library::Java4).unwrap();
+    scenario::ordered_consumers_keep_the_order(&stage, true).unwrap();
 }
