@@ -97,6 +97,7 @@ fn verification_text(found: &Verification) -> String {
     row("group", found.identity.group.to_string());
     row("replica", format!("{} (raft id {})", found.identity.replica, found.identity.raft_id));
     row("term", format!("{}, vote {}", found.term, found.vote));
+    row("first", format!("entry {}, begins at {}", found.first.0, found.first.1));
     row("committed", format!("entry {}, ends at {}", found.commit_index, found.commit_end));
     row("durable", format!("entry {}, ends at {}", found.durable.index, found.durable.end()));
     row("last", format!("entry {}, ends at {} ({:?})", found.tail.index, found.tail.end(), found.tail_state));
@@ -120,6 +121,8 @@ fn verification_json(found: &Verification) -> serde_json::Value {
         "raft_id": found.identity.raft_id,
         "term": found.term,
         "vote": found.vote,
+        "first_index": found.first.0,
+        "first_pos": found.first.1.0,
         "commit_index": found.commit_index,
         "commit_end": found.commit_end.0,
         "durable_index": found.durable.index,

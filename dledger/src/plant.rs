@@ -40,11 +40,13 @@ pub enum Bug {
     PrefixBeyondFlush,
     /// A prefix of the log is given up that a lagging member still needs.
     PrefixIgnoresFollowers,
+    /// A segment's file is used again while a reader maps it.
+    RecycledUnderReader,
 }
 
 impl Bug {
     /// All of them, in a fixed order.
-    pub const ALL: [Bug; 16] = [
+    pub const ALL: [Bug; 17] = [
         Bug::VoteNotSynced,
         Bug::AckBeforeQuorum,
         Bug::UnchainedCrc,
@@ -61,6 +63,7 @@ impl Bug {
         Bug::PrefixMarkSkipped,
         Bug::PrefixBeyondFlush,
         Bug::PrefixIgnoresFollowers,
+        Bug::RecycledUnderReader,
     ];
 
     /// Name for the command line.
@@ -82,6 +85,7 @@ impl Bug {
             Bug::PrefixMarkSkipped => "prefix-mark-skipped",
             Bug::PrefixBeyondFlush => "prefix-beyond-flush",
             Bug::PrefixIgnoresFollowers => "prefix-ignores-followers",
+            Bug::RecycledUnderReader => "recycled-under-reader",
         }
     }
 

@@ -10,6 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use ledgermq_dledger::plant::{Bug, choose};
 use log_support::model::{Sometimes, run};
+use log_support::recycle::slice_survives_reuse;
 use log_support::resurrect::replace_and_restart;
 
 /// Seeds within which each bug must be found.
@@ -19,6 +20,7 @@ const SEEDS: u64 = 2_000;
 #[test]
 fn the_bugs_of_the_log_are_found() {
     without_the_chain_a_truncated_suffix_comes_back();
+    a_file_that_is_used_again_changes_under_its_reader();
     for bug in [Bug::UnchainedCrc, Bug::TruncateMarkSkipped, Bug::SegmentDirNotSynced, Bug::VoteNotSynced] {
         choose(Some(bug));
         let mut counts = Sometimes::default();
@@ -27,6 +29,14 @@ fn the_bugs_of_the_log_are_found() {
         println!("{}: seed {found:?}", bug.name());
         assert!(found.is_some(), "{} was not found within {SEEDS} seeds", bug.name());
     }
+}
+
+fn a_file_that_is_used_again_changes_under_its_reader() {
+    assert!(slice_survives_reuse());
+    choose(Some(Bug::RecycledUnderReader));
+    let survives = slice_survives_reuse();
+    choose(None);
+    assert!(!survives, "the planted bug does not show");
 }
 
 fn without_the_chain_a_truncated_suffix_comes_back() {

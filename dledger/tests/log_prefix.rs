@@ -6,9 +6,13 @@
 
 mod log_support;
 
+use std::sync::Arc;
+
+use ledgermq_dledger::fs::{Fs, OsFs};
+use ledgermq_dledger::inspect;
 use ledgermq_dledger::log::segment::{idx_path, segment_path};
 use ledgermq_dledger::log::view::{ViewError, Wanted};
-use ledgermq_dledger::log::{FirstFrame, LogView, LogWriter};
+use ledgermq_dledger::log::{FirstFrame, LogView, LogWriter, Meta, TailState};
 use ledgermq_dledger::sim::disk::Fate;
 use ledgermq_dledger::{FramePos, LogPos};
 use log_support::{Bed, Entry, SMALL, append, frames, positions};
@@ -142,4 +146,87 @@ fn an_unsynced_log_is_not_removed() {
     let prev = at[next.index as usize - 2].at;
     let first = FirstFrame { index: next.index, pos: next.pos, prev_term: prev.term, prev_chain: prev.chain };
     let _ = writer.remove_before(first);
+}
+
+/// A prefix that goes segment by segment while the log grows: what is left of old frames in used files must not matter, however the
+/// replica dies.
+#[test]
+fn used_segments_are_used_again() {
+    let (sim, bed) = Bed::sim(SMALL);
+    let (mut writer, mut log, _) = filled(&bed);
+    let (mut state, mut clean) = (TailState::Clean, 0);
+    for round in 0..30u8 {
+        let view = writer.view();
+        let starts = view.segment_starts();
+        let first = starts[starts.len() - 3];
+        writer.remove_before(first).unwrap();
+        let spares =
+            bed.fs.list(&bed.dir.join("log")).unwrap().iter().filter(|name| name.starts_with("spare-")).count();
+        assert!((1..=2).contains(&spares), "round {round}: {spares} spares");
+        let more: Vec<Entry> = (0..4).map(|n| Entry::new(9, vec![round ^ n; 700 + 400 * usize::from(n)])).collect();
+        writer.write(&append(&writer, &bed.layout, &more)).unwrap();
+        if round % 3 == 0 {
+            // Written, but not synced: some of it is lost, in the middle of old frames.
+            let tail = writer.durable();
+            drop(writer);
+            let mut sectors = 0;
+            sim.power_cut_with(&mut |_| {
+                sectors += 1;
+                [Fate::Lost, Fate::Kept, Fate::Torn(200)][(sectors + usize::from(round)) % 3]
+            });
+            let opened = bed.open_with_state().unwrap_or_else(|error| panic!("round {round}: {error}"));
+            (writer, state) = opened;
+            assert!(writer.tail().index >= tail.index, "round {round}");
+            log.extend(more);
+            log.truncate(writer.tail().index as usize);
+        } else {
+            writer.sync().unwrap();
+            log.extend(more);
+            drop(writer);
+            sim.crash();
+            let opened = bed.open_with_state().unwrap_or_else(|error| panic!("round {round}: {error}"));
+            (writer, state) = opened;
+            assert!(state != TailState::TornJob, "round {round}: old frames are no torn job");
+            clean += usize::from(state == TailState::Clean);
+        }
+        let first = writer.meta().first;
+        assert_holds(&writer.view(), &first, &log);
+    }
+    assert!(clean > 10, "{clean}, at last {state:?}");
+}
+
+/// A reader's file must not be used again under it; what nobody reads is.
+#[test]
+fn a_held_slice_keeps_its_file() {
+    assert!(log_support::recycle::slice_survives_reuse());
+}
+
+/// Replicas may remove their files at different times: the tools read what is there, and compare what both have.
+#[test]
+fn the_tools_understand_logs_that_begin_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let fs: Arc<dyn Fs> = Arc::new(OsFs);
+    let beds = ["one", "other"].map(|name| Bed::create(fs.clone(), &dir.path().join(name), SMALL));
+    let mut firsts = Vec::new();
+    for (n, bed) in beds.iter().enumerate() {
+        let (mut writer, log, _) = filled(bed);
+        let first = start(&writer.view(), 2 * n as u64 + 1);
+        writer.remove_before(first).unwrap();
+        let meta = Meta { commit_hint: log.len() as u64, ..writer.meta().clone() };
+        writer.close(&meta).unwrap();
+        let found = inspect::verify(&fs, &bed.dir).unwrap();
+        assert_eq!((found.first, found.records), ((first.index, first.pos), 41 - first.index));
+        let mut dumped = Vec::new();
+        inspect::dump(&fs, &bed.dir, 0, &mut |frame| {
+            dumped.push(frame.frame.at.index);
+            std::ops::ControlFlow::Continue(())
+        })
+        .unwrap();
+        assert_eq!(dumped, (first.index..=40).collect::<Vec<_>>());
+        firsts.push(first);
+    }
+    let folders = beds.map(|bed| bed.dir);
+    let found = inspect::compare(&fs, &folders).unwrap();
+    assert!(found.equal(), "{found:?}");
+    assert_eq!(found.from, firsts[1].pos, "from where both have something");
 }

@@ -21,6 +21,8 @@ pub struct Verification {
     pub term: u64,
     /// Vote in that term.
     pub vote: u64,
+    /// Raft index and position of the first frame kept.
+    pub first: (u64, LogPos),
     /// Last entry known to be committed.
     pub commit_index: u64,
     /// Position behind that entry.
@@ -70,6 +72,7 @@ pub fn verify(fs: &Arc<dyn Fs>, dir: &Path) -> Result<Verification, InspectError
         identity: log.meta.identity,
         term: log.meta.term,
         vote: log.meta.vote,
+        first: log.view.first(),
         commit_index: log.commit_index(),
         commit_end: log.end_of(log.commit_index())?,
         durable: log.meta.durable,

@@ -4,6 +4,11 @@
 //! A file is filled with zeros and synced under a spare name, then renamed into place, and the folder synced, before
 //! the first byte of log goes into it (R4). So every segment has its full length and written extents from the start: a
 //! `fdatasync` of log is then pure data. Filling is slow, hence never on the write path while a spare is ready.
+//!
+//! A segment that the log does not need any more becomes a spare again, by a rename: nothing is filled, and nothing is given
+//! back to the file system to be asked for once more. What it held stays in it, behind the log's end; a frame says where it
+//! belongs and is chained to the one before, so old ones are never taken for log. Only a file that nobody reads or maps is
+//! used again: readers hold slices of mapped segments.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -36,6 +41,9 @@ const FILL_CHUNK: usize = 1024 * 1024;
 
 /// Bytes after which a filling spare is synced, so that no sync of the log has to wait for a whole segment.
 const FILL_SYNC: u64 = 8 * 1024 * 1024;
+
+/// Spares that are kept of segments that the log does not need any more; further ones are deleted.
+const SPARES_MAX: usize = 2;
 
 /// How many bytes of a spare may be filled for each byte that the segment before it has taken, whatever the pace: so the spare
 /// is whole when that segment is half full, and no writer has to wait for it, however fast it is.
@@ -105,6 +113,8 @@ pub struct SegmentSupply {
     ready: Vec<PathBuf>,
     /// Number in the next spare's name; names of live spares are never reused.
     next_serial: u64,
+    /// Whether the newest segment came while older ones were coming back: then the next spare may be on its way already.
+    comes_back: bool,
     maker: Maker,
 }
 
@@ -132,7 +142,8 @@ impl SegmentSupply {
                 fs.remove_file(&path)?;
             }
         }
-        Ok(SegmentSupply { fs: fs.clone(), log_dir, layout, ready, next_serial, maker: Maker::Inline })
+        let fs = fs.clone();
+        Ok(SegmentSupply { fs, log_dir, layout, ready, next_serial, comes_back: false, maker: Maker::Inline })
     }
 
     /// Keeps one spare ready from a thread of its own, which writes at most `pace` bytes per second unless the writer
@@ -176,10 +187,29 @@ impl SegmentSupply {
     }
 
     /// The newest segment has taken so many bytes: the spare that follows it must not be late.
-    pub(super) fn reached(&self, bytes: u64) {
+    pub(super) fn reached(&mut self, bytes: u64) {
         if let Maker::Background(background) = &self.maker {
             background.taken.store(bytes, Ordering::Relaxed);
         }
+        if self.comes_back && bytes >= self.layout.segment_size / 2 {
+            // None has come back this time.
+            self.comes_back = false;
+            self.order();
+        }
+    }
+
+    /// Takes back a segment that the log has no use for: as a spare, or it is removed. The folder is not synced.
+    pub(super) fn retire(&mut self, segment: Arc<Segment>) -> io::Result<()> {
+        let path = segment.path.clone();
+        if self.ready.len() >= SPARES_MAX || !is_unused(segment) {
+            return self.fs.remove_file(&path);
+        }
+        let spare = self.log_dir.join(format!("{SPARE_PREFIX}{}", self.next_serial));
+        self.next_serial += 1;
+        self.fs.rename(&path, &spare)?;
+        self.ready.push(spare);
+        self.comes_back = true;
+        Ok(())
     }
 
     /// Puts a spare into place as the segment with this base, durable under its name (R4).
@@ -192,8 +222,10 @@ impl SegmentSupply {
         }
         let file = self.fs.open(&path, OpenMode::ReadWrite)?;
         let segment = Segment::new(dir, base, &self.layout, file)?;
+        if !self.comes_back {
+            self.order();
+        }
         self.reached(0);
-        self.order();
         Ok(segment)
     }
 
@@ -244,6 +276,15 @@ impl Drop for SegmentSupply {
             }
         }
     }
+}
+
+/// Whether nobody else holds the segment, its file or its mapping. Nobody can come to hold it either: it is in no list any more.
+fn is_unused(segment: Arc<Segment>) -> bool {
+    if plant::on(Bug::RecycledUnderReader) {
+        return true;
+    }
+    let Ok(Segment { file, mapping, .. }) = Arc::try_unwrap(segment) else { return false };
+    Arc::strong_count(&file) == 1 && Arc::strong_count(&mapping) == 1
 }
 
 /// Keeps the filling from taking the disk away from the log.

@@ -193,10 +193,17 @@ impl LogWriter {
             writer.meta.first = first;
             writer.store(writer.meta.clone(), true)?;
             writer.view.remove_before(first);
-            writer.segments = writer.segments.split_off(&first.pos);
+            let kept = writer.segments.split_off(&first.pos);
+            let retired = std::mem::replace(&mut writer.segments, kept);
             writer.dirty = writer.dirty.split_off(&first.pos);
             writer.unsealed = writer.unsealed.split_off(&first.pos);
-            writer.drop_files_before(first.pos)
+            if !plant::on(Bug::PrefixMarkSkipped) {
+                for segment in retired.into_values() {
+                    writer.supply.retire(segment)?;
+                }
+            }
+            writer.drop_files_before(first.pos)?;
+            writer.fs.sync_dir(&writer.dir.join(LOG_DIR))
         })
     }
 

@@ -27,6 +27,8 @@ struct Findings {
     dirty: Option<(LogPos, LogPos)>,
     /// End of the last header that is at home where it lies.
     evidence: Option<LogPos>,
+    /// Whether a header lies there that was at home when the file was another segment: the file was used before.
+    recycled: bool,
 }
 
 /// Looks at what lies behind `tail`. Frames below `stale_until` prove nothing: a truncation left them there.
@@ -45,7 +47,8 @@ pub(super) fn judge(
     let files_end = files.last_key_value().map_or(hole, |(base, _)| *base + place.layout.segment_size);
     let window_end = LogPos(hole.0.saturating_add(EVIDENCE_WINDOW)).max(stale_until).min(files_end);
 
-    let mut findings = Findings { dirty: dirty_range(place, &mut scanner, hole, window_end)?, evidence: None };
+    let dirty = dirty_range(place, &mut scanner, hole, window_end)?;
+    let mut findings = Findings { dirty, ..Findings::default() };
     if let Some((begin, end)) = findings.dirty {
         let mut pos = LogPos(begin.0.next_multiple_of(ALIGN));
         while pos < end {
@@ -69,7 +72,11 @@ pub(super) fn judge(
                     }
                     next
                 }
-                _ => pos + ALIGN,
+                Some(header) => {
+                    findings.recycled |= was_at_home(&place.layout, &header, pos);
+                    pos + ALIGN
+                }
+                None => pos + ALIGN,
             };
         }
     }
@@ -85,12 +92,23 @@ pub(super) fn judge(
             evidence,
         });
     }
-    let state = match (findings.evidence, findings.dirty) {
+    // In a file that was used before, old bytes are no trace of a torn job, and stay: only what could ever be taken for frames
+    // of this log goes.
+    let torn_end = torn.map(|(_, end)| end.min(files_end));
+    let traces =
+        if findings.recycled { findings.evidence.max(torn_end).map(|end| (hole, end)) } else { findings.dirty };
+    let state = match (findings.evidence, traces) {
         (Some(_), _) => TailState::TornJob,
         (None, Some(_)) => TailState::TornTail,
         (None, None) => TailState::Clean,
     };
-    Ok(Verdict { state, zero: findings.dirty.map(|(begin, end)| (begin, end.0 - begin.0)) })
+    Ok(Verdict { state, zero: traces.map(|(begin, end)| (begin, end.0 - begin.0)) })
+}
+
+/// A header that belonged where it lies when the file was a segment in front of this one.
+fn was_at_home(layout: &Layout, header: &Header, pos: LogPos) -> bool {
+    let offset = |pos: LogPos| pos.0 % layout.segment_size;
+    header.pos < pos && offset(header.pos) == offset(pos)
 }
 
 /// A real frame's header, and it says that it belongs where it lies.
