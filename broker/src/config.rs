@@ -79,7 +79,7 @@ pub struct BrokerConfig {
     #[serde(default)]
     pub retention_bytes: u64,
     /// Whether the oldest segments are given up, however young, when the disk has less than one and a half times
-    /// `disk_keep_bytes` free; else sends are refused below `disk_keep_bytes`. Default true (RocketMQ's `cleanFileForciblyEnable`).
+    /// `disk_keep_bytes` free, until it has twice as much; else sends are refused below `disk_keep_bytes`. Default true (RocketMQ's `cleanFileForciblyEnable`).
     #[serde(default = "yes")]
     pub retention_forced: bool,
     /// Milliseconds for which a node that was told to stop (SIGTERM) goes on passing requests to the new leaders, until no client

@@ -189,7 +189,7 @@ impl BrokerNode {
                 timers.spawn(give_back(Arc::clone(replica), Arc::clone(forwarder), preferred));
             }
             timers.spawn(step_aside(Arc::clone(replica), Arc::clone(forwarder)));
-            timers.spawn(retention::retain(Arc::clone(replica), config.retention()));
+            timers.spawn(retention::retain(Arc::clone(replica), config.retention(), config.groups.len()));
             let dispatch = Dispatch::new(Arc::clone(replica), replicas.clone(), Arc::clone(forwarder));
             clients.spawn(serve(listener, settings.clone(), Arc::new(dispatch), clients_stop.clone()));
             timers.spawn(run_woken(Arc::clone(replica), woken.pulls));

@@ -1,6 +1,6 @@
 //! Old messages are given up: by age, by the size of the log, and before the disk is full.
 //!
-//! Only the leader looks, once a second, and proposes a new beginning of the log on a segment's border; apply decides it for
+//! Only the leader looks, four times a second, and proposes a new beginning of the log on a segment's border; apply decides it for
 //! every replica, and each then removes its own files. What is proposed is checked once more at its turn ([`crate::stamp`]):
 //! never beyond what every member has on its disk.
 
@@ -19,7 +19,7 @@ use crate::replica::{Replica, wall_clock_ms};
 use crate::stamp::Answer;
 
 /// How often a leader looks.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Entries at the end of a segment among which its last message is looked for. A segment that ends with more commands than
 /// that counts as old as the one before it.
@@ -31,8 +31,8 @@ const CLOCK_STEP_MAX_MS: i64 = 2_000;
 /// For how long nothing is given up by age after the wall clock has jumped: a leader with a wrong clock has handed over by then.
 const CLOCK_REST: Duration = Duration::from_secs(60);
 
-/// Looks at one group until the task is aborted.
-pub(super) async fn retain(replica: Arc<Replica>, retention: Retention) {
+/// Looks at one group, of so many on this node, until the task is aborted.
+pub(super) async fn retain(replica: Arc<Replica>, retention: Retention, groups: usize) {
     let mut looks = tokio::time::interval(LOOK_INTERVAL);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let (mut ages, mut clock) = (Ages::default(), SteadyClock::new(Instant::now(), wall_clock_ms()));
@@ -44,7 +44,7 @@ pub(super) async fn retain(replica: Arc<Replica>, retention: Retention) {
         if !replica.serves() || replica.tables().kept().pos > log.first().1.0 {
             continue;
         }
-        let plan = Plan { retention, now_ms, missing: missing_bytes(&replica.room, retention) };
+        let plan = Plan { retention, now_ms, missing: missing_bytes(&replica.room, retention).div_ceil(groups as u64) };
         let searching = tokio::task::spawn_blocking(move || {
             let found = plan.choose(&log, &mut ages);
             (found, ages)

@@ -77,9 +77,11 @@ impl Room {
         }
     }
 
-    /// Bytes that are missing to half as much again as is kept: old messages go before sends are refused.
+    /// Bytes that old messages must make room for: below one and a half times what is kept, those that are missing to twice as
+    /// much. So they go well before sends are refused, and not at every look.
     pub(crate) fn missing_bytes(&self) -> u64 {
-        (self.keep_bytes + self.keep_bytes / 2).saturating_sub(self.free_bytes())
+        let free = self.free_bytes();
+        if free < self.keep_bytes + self.keep_bytes / 2 { 2 * self.keep_bytes - free } else { 0 }
     }
 
     /// Whether less is free than is kept.
@@ -125,7 +127,11 @@ mod tests {
         {
             room.note(free);
             assert_eq!(room.is_low(), low, "{free}");
-            assert_eq!(room.missing_bytes(), (keep + keep / 2).saturating_sub(free), "retention comes first");
+            assert_eq!(room.missing_bytes(), 2 * keep - free, "retention comes first");
+        }
+        for (free, missing) in [(keep + keep / 2, 0), (keep + keep / 2 - 1, keep / 2 + 1)] {
+            room.note(free);
+            assert_eq!((room.is_low(), room.missing_bytes()), (false, missing), "{free}");
         }
         room.note(5 << 20);
         assert!(room.to_string().starts_with("5 MiB are free at /"), "{room}");

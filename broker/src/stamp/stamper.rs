@@ -359,7 +359,7 @@ fn check_truncation(projection: &Projection, log: Option<&LogView>, command: &Co
     let refused = |remark: String| Err(Refusal::new(ResponseCode::INVALID_PARAMETER, remark));
     let Some(log) = log else { return refused("the log is not known".to_owned()) };
     let TruncatePrefix { index, pos } = *truncate;
-    if !log.segment_start(LogPos(pos)).is_some_and(|first| first.index == index) {
+    if log.segment_start(LogPos(pos)).is_none_or(|first| first.index != index) {
         return refused(format!("no segment begins at {pos} with entry {index}"));
     }
     if pos <= projection.kept_pos {
