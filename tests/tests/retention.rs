@@ -187,3 +187,38 @@ fn a_member_that_is_down_holds_the_log_back() {
     check_kept(&history, "broker-a", &begins).unwrap();
     replicas::judge(&mut cluster).unwrap();
 }
+
+/// Would break: messages that go before they are as old as is said, or that stay for ever.
+#[test]
+fn messages_are_kept_for_so_long_and_not_much_longer() {
+    /// For how long.
+    const KEPT_MS: i64 = 3_000;
+    /// Between two messages, and between two clocks.
+    const EARLY_MS: i64 = 500;
+    /// A segment goes as a whole, and somebody must look.
+    const LATE_MS: i64 = 5_000;
+    let options = ["--groups", "1", "--segment-mib", "1", "--set", "retention_ms=3000"];
+    let mut cluster = Cluster::start_with(&options).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let plan = Plan { topic: "young".into(), producers: 4, size: 8_192 };
+    let load = Load::start(cluster.namesrv(), dir.path(), &plan).unwrap();
+    load.await_acked(100).unwrap();
+    let leader = cluster.await_leader(None).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while begins(&leader, "young").unwrap()[0] == 0 {
+        assert!(Instant::now() < deadline, "nothing goes");
+        std::thread::sleep(POLL);
+    }
+    let mut ages = Vec::new();
+    for _ in 0..10 {
+        load.await_acked(200).unwrap();
+        let earliest = ask(&leader, EARLIEST, "young", 0, &[], "timestamp").unwrap() as i64;
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as i64;
+        ages.push(now - earliest);
+    }
+    let fits = |age: &i64| (KEPT_MS - EARLY_MS..KEPT_MS + LATE_MS).contains(age);
+    assert!(ages.iter().all(fits), "the first message is {ages:?} ms old, {KEPT_MS} ms are to be kept");
+    report(&format!("the first message kept is {ages:?} ms old"));
+    load.stop().unwrap();
+    replicas::judge(&mut cluster).unwrap();
+}

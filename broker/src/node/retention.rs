@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ledgermq_dledger::log::view::ViewError;
 use ledgermq_dledger::log::{FirstFrame, LogView};
 use ledgermq_dledger::{FrameKind, LogPos, Outcome};
 use ledgermq_protocol::message::record::RecordRef;
@@ -109,7 +110,14 @@ impl Plan {
     fn is_old(&self, log: &LogView, ages: &mut Ages, old: &FirstFrame, next: &FirstFrame) -> bool {
         let Some(now_ms) = self.now_ms.filter(|_| self.retention.ms > 0) else { return false };
         let limit = i64::try_from(self.retention.ms).unwrap_or(i64::MAX);
-        ages.last_ms(log, old, next).is_none_or(|last_ms| now_ms.saturating_sub(last_ms) > limit)
+        match ages.last_ms(log, old, next) {
+            Ok(last_ms) => last_ms.is_none_or(|last_ms| now_ms.saturating_sub(last_ms) > limit),
+            // Damage is for others to mend, and no reason to give anything up.
+            Err(error) => {
+                tracing::debug!(%error, "the age of a segment cannot be told");
+                false
+            }
+        }
     }
 }
 
@@ -124,28 +132,32 @@ impl Ages {
         self.last_ms = self.last_ms.split_off(&base);
     }
 
-    fn last_ms(&mut self, log: &LogView, old: &FirstFrame, next: &FirstFrame) -> Option<i64> {
-        *self.last_ms.entry(old.pos).or_insert_with(|| last_message_ms(log, old.index, next.index))
+    fn last_ms(&mut self, log: &LogView, old: &FirstFrame, next: &FirstFrame) -> Result<Option<i64>, ViewError> {
+        if let Some(known) = self.last_ms.get(&old.pos) {
+            return Ok(*known);
+        }
+        let last_ms = last_message_ms(log, old.index, next.index)?;
+        self.last_ms.insert(old.pos, last_ms);
+        Ok(last_ms)
     }
 }
 
-/// Store time of the last message among the entries `from..to`, as far as it is looked for.
-fn last_message_ms(log: &LogView, from: u64, to: u64) -> Option<i64> {
+/// Store time of the last message among the entries `from..to`, as far as it is looked for; `None` when there is none.
+fn last_message_ms(log: &LogView, from: u64, to: u64) -> Result<Option<i64>, ViewError> {
     for index in (from.max(to.saturating_sub(ENTRIES_SEARCHED_MAX))..to).rev() {
-        // One that cannot be read is not for this task to complain about.
-        let frame = log.frames(index, 0).ok()?.into_iter().next()?;
+        let Some(frame) = log.frames(index, 0)?.into_iter().next() else { return Ok(None) };
         let records_at = match frame.kind {
             FrameKind::Messages => 0,
-            FrameKind::Transition => frame.split_transition()?.1,
+            FrameKind::Transition => frame.split_transition().map_or(frame.payload.len(), |(_, records_at)| records_at),
             _ => continue,
         };
         // All messages of an entry are stamped at one time.
         let record = frame.payload.get(records_at..).filter(|records| !records.is_empty());
         if let Some(record) = record.and_then(|records| RecordRef::decode(records).ok()) {
-            return Some(record.store_timestamp_ms());
+            return Ok(Some(record.store_timestamp_ms()));
         }
     }
-    None
+    Ok(None)
 }
 
 /// A wall clock that is not believed after a jump: what is old must not be told by a clock that somebody has just set.
