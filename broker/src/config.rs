@@ -170,7 +170,8 @@ pub struct GroupConfig {
     /// work. Default: none, whoever is elected leads. One of `members`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preferred_leader: Option<u64>,
-    /// All members, this node's included. Required, 1 to 9.
+    /// All members when this node's replica was created, this one included. Required, 1 to 9. Once the log tells who the members
+    /// are, and where, the log counts.
     pub members: Vec<MemberConfig>,
 }
 

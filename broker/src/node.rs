@@ -5,7 +5,7 @@
 
 mod health;
 mod layer;
-mod leading;
+pub(crate) mod leading;
 mod retention;
 pub(crate) mod room;
 mod timers;
@@ -46,7 +46,7 @@ use crate::handler::pull::ParkedPull;
 use crate::handler::runtime_info::FirstMessage;
 use crate::handler::send::Sending;
 use crate::http;
-use crate::identity::Identity;
+use crate::identity::{Identity, Members};
 use crate::registration;
 use crate::replica::{Gate, Replica, wall_clock_ms};
 use crate::server::accept::{ServerSettings, serve};
@@ -190,6 +190,8 @@ impl BrokerNode {
             }
             timers.spawn(step_aside(Arc::clone(replica), Arc::clone(forwarder)));
             timers.spawn(retention::retain(Arc::clone(replica), config.retention(), config.groups.len()));
+            replica.identity().members.follow(&replica.handle.membership());
+            timers.spawn(follow_members(Arc::clone(replica)));
             let dispatch = Dispatch::new(Arc::clone(replica), replicas.clone(), Arc::clone(forwarder));
             clients.spawn(serve(listener, settings.clone(), Arc::new(dispatch), clients_stop.clone()));
             timers.spawn(run_woken(Arc::clone(replica), woken.pulls));
@@ -260,6 +262,15 @@ impl BrokerNode {
     }
 }
 
+/// Keeps clients' addresses of the members as the log tells them. Runs until the task is aborted, or the log has ended.
+async fn follow_members(replica: Arc<Replica>) {
+    let mut membership = replica.handle.watch_membership();
+    while membership.changed().await.is_ok() {
+        let now = Arc::clone(&membership.borrow_and_update());
+        replica.identity().members.follow(&now);
+    }
+}
+
 fn make_replica(
     config: &BrokerConfig,
     group: &GroupConfig,
@@ -294,6 +305,7 @@ fn make_replica(
         room,
         refuses_sends: AtomicBool::new(false),
         private_requests: config.insecure || group.listen.ip().is_loopback(),
+        cluster_id: config.cluster_id,
         started: Instant::now(),
     }
 }
@@ -351,7 +363,8 @@ async fn identity(config: &BrokerConfig, group: &GroupConfig, n: usize) -> Resul
         raft_id: group.raft_id,
         store_host: resolve(&format!("groups[{n}].advertise"), &advertised).await?,
         advertised,
-        members: group.members.iter().map(|member| (member.raft_id, member.broker.clone())).collect(),
+        peer: group.member(group.raft_id).map(|own| own.raft.clone()).unwrap_or_default(),
+        members: Members::of_config(group.members.iter().map(|member| (member.raft_id, member.broker.clone()))),
     })
 }
 

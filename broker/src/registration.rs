@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use ledgermq_dledger::Role;
 use ledgermq_protocol::extension::field;
 use ledgermq_protocol::json::Body;
 use ledgermq_protocol::names;
@@ -75,8 +76,10 @@ pub async fn report(
 ) {
     let mut reporter = Reporter { replica: Arc::clone(&replica), namesrv, link: None, told: None, well: None };
     let mut role = replica.handle.watch_role();
+    let mut membership = replica.handle.watch_membership();
     loop {
         role.mark_unchanged();
+        membership.mark_unchanged();
         topics_changed.mark_unchanged();
         let result = tokio::time::timeout(REQUEST_TIMEOUT, reporter.tell()).await.unwrap_or(Err(TellError::Timeout));
         reporter.note(result);
@@ -89,6 +92,7 @@ pub async fn report(
             // A sender that is gone is about to stop us as well; until then the interval goes on.
             Ok(()) = role.changed() => {}
             Ok(()) = topics_changed.changed() => {}
+            Ok(()) = membership.changed() => {}
             () = tokio::time::sleep(HEARTBEAT_INTERVAL) => {}
         }
     }
@@ -108,6 +112,13 @@ struct Reporter {
 
 impl Reporter {
     async fn tell(&mut self) -> Result<(), TellError> {
+        if !is_listed(&self.replica) {
+            if self.told.is_some() {
+                self.unregister().await?;
+                self.told = None;
+            }
+            return Ok(());
+        }
         if self.link.is_none() {
             self.told = None;
             self.link = Some(Link::connect(&self.namesrv).await?);
@@ -223,6 +234,14 @@ impl Reporter {
 
 /// What is to be said now. Only a leader that serves is broker 0, and nobody else ever is. At the birth of a group it first
 /// applies the genesis, to bring the topics of that.
+/// Whether clients are to know of this replica: voters only. What a learner has may end long before the log does.
+fn is_listed(replica: &Replica) -> bool {
+    let own = replica.identity().raft_id;
+    let membership = replica.handle.membership();
+    let leads = matches!(replica.role().role, Role::Leader { .. });
+    leads || membership.voters.contains(&own) || membership.voters_outgoing.contains(&own)
+}
+
 fn statement(replica: &Replica) -> Statement {
     let role = replica.role();
     let leads = role.serves() && replica.tables().genesis().is_some();
@@ -330,7 +349,8 @@ mod tests {
             raft_id: 2,
             advertised: "127.0.0.1:10911".into(),
             store_host: ([127, 0, 0, 1], 10911).into(),
-            members: Vec::new(),
+            peer: "127.0.0.1:10912".into(),
+            members: crate::identity::Members::default(),
         };
         let version = DataVersion { counter: 5, state_version: 9, timestamp: 0 };
         let statement = Statement { broker_id: 2, term: 9, version };

@@ -79,6 +79,8 @@ pub struct Replica {
     pub(crate) refuses_sends: AtomicBool,
     /// Whether private requests are answered: only where nobody else can reach the port.
     pub private_requests: bool,
+    /// Identity of the cluster.
+    pub cluster_id: uuid::Uuid,
     /// Origin of times kept as numbers.
     pub started: Instant,
 }

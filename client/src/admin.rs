@@ -21,6 +21,9 @@ use crate::route::TopicRoute;
 /// How often to look whether a topic that was created has its route.
 const ROUTE_LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
+/// How long a node may take to carry out an order: a change of members waits for the log, and for the other members.
+const ORDER_TIMEOUT: Duration = Duration::from_secs(13);
+
 /// A topic to be created or changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewTopic {
@@ -145,6 +148,38 @@ impl Admin {
     /// As [`Self::raft_status`].
     pub async fn state_digest(&self, addr: &str) -> Result<serde_json::Value, CallError> {
         self.ask_node(addr, code::LEDGER_STATE_DIGEST).await
+    }
+
+    /// Has the leader at `addr` (a Remoting address) change the membership of its group, and waits until that is applied; `change`
+    /// is what the extension's LEDGER_CHANGE_MEMBERS says. LedgerMQ only.
+    ///
+    /// # Errors
+    /// [`CallError::Refused`] with the reason; without an answer the change may have been made.
+    pub async fn change_members(&self, addr: &str, change: &serde_json::Value) -> Result<serde_json::Value, CallError> {
+        self.order(addr, code::LEDGER_CHANGE_MEMBERS, change).await
+    }
+
+    /// Has the leader at `addr` (a Remoting address) hand its leadership over: to member `to` of the object, or to whoever can take
+    /// it best. LedgerMQ only.
+    ///
+    /// # Errors
+    /// As [`Self::change_members`].
+    pub async fn transfer(&self, addr: &str, to: &serde_json::Value) -> Result<serde_json::Value, CallError> {
+        self.order(addr, code::LEDGER_TRANSFER, to).await
+    }
+
+    /// One attempt: whoever gives the order looks whether it must be repeated.
+    async fn order(&self, addr: &str, code: i32, body: &serde_json::Value) -> Result<serde_json::Value, CallError> {
+        let _running = self.core.run();
+        let attempts = self.core.attempts();
+        let deadline = tokio::time::Instant::now() + ORDER_TIMEOUT;
+        let request = RemotingCommand::request(code, 0).with_body(body.to_string().into_bytes());
+        let answer = match self.core.connections.request(addr, request, deadline).await {
+            Ok(answer) => answer,
+            Err(error) => return Err(attempts.give_up(error.into())),
+        };
+        let (addr, answer) = success(addr.to_owned(), answer, &attempts)?;
+        serde_json::from_slice(&answer.body).map_err(|error| CallError::Malformed { addr, why: error.to_string() })
     }
 
     async fn ask_node(&self, addr: &str, code: i32) -> Result<serde_json::Value, CallError> {

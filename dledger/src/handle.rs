@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 use crossbeam_channel::{Sender, TrySendError};
 use tokio::sync::{oneshot, watch};
+use uuid::Uuid;
 
+use crate::group::{ChangeError, MemberChange};
 use crate::log::costs::{LogCosts, LogCounters};
 use crate::log::view::LogView;
 use crate::raft_loop::{ApplyRequest, Inbox, LoopInput};
@@ -94,6 +96,19 @@ pub enum ReadError {
     Busy,
 }
 
+/// What a replica is in its group's membership.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Has a vote.
+    Voter,
+    /// Replicates without a vote.
+    Learner,
+    /// Born into a group that has not taken it in yet, as far as it knows.
+    Joining,
+    /// No member any more.
+    Removed,
+}
+
 /// State of a group for people and metrics.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupStatus {
@@ -113,6 +128,10 @@ pub struct GroupStatus {
     pub applied: u64,
     /// Voters and learners.
     pub membership: Membership,
+    /// Identity of this replica.
+    pub replica: Uuid,
+    /// What it is in the membership.
+    pub standing: Standing,
     /// Why this replica should not lead, if so.
     pub unfit: Option<Unfit>,
     /// How far its wall clock is off the median of the group's, in ms; `None` with fewer than three known clocks.
@@ -128,6 +147,10 @@ pub struct PeerStatus {
     pub raft_id: RaftId,
     /// Index known to be durable there.
     pub matched: u64,
+    /// Index that it is known to take for committed.
+    pub committed: u64,
+    /// Bytes of log that it lacks.
+    pub lag_bytes: u64,
     /// Whether it was heard of in the current check-quorum round.
     pub active: bool,
 }
@@ -159,6 +182,7 @@ pub struct GroupHandle<S: Stamper> {
     pub(crate) queued_bytes: Arc<AtomicUsize>,
     pub(crate) published: Arc<Published>,
     pub(crate) role: watch::Receiver<RoleView>,
+    pub(crate) membership: watch::Receiver<Arc<Membership>>,
     pub(crate) view: LogView,
     pub(crate) log_counters: Arc<LogCounters>,
 }
@@ -174,6 +198,7 @@ impl<S: Stamper> Clone for GroupHandle<S> {
             queued_bytes: Arc::clone(&self.queued_bytes),
             published: Arc::clone(&self.published),
             role: self.role.clone(),
+            membership: self.membership.clone(),
             view: self.view.clone(),
             log_counters: Arc::clone(&self.log_counters),
         }
@@ -245,6 +270,28 @@ impl<S: Stamper> GroupHandle<S> {
     /// A watch on the role.
     pub fn watch_role(&self) -> watch::Receiver<RoleView> {
         self.role.clone()
+    }
+
+    /// The applied membership.
+    pub fn membership(&self) -> Arc<Membership> {
+        Arc::clone(&self.membership.borrow())
+    }
+
+    /// A watch on the membership.
+    pub fn watch_membership(&self) -> watch::Receiver<Arc<Membership>> {
+        self.membership.clone()
+    }
+
+    /// Proposes a membership change, several steps as one joint change; `two_voters` allows a group of two. Returns the index of
+    /// its entry: watch the membership for whether it came to be.
+    ///
+    /// # Errors
+    /// [`ChangeError`]: nothing was proposed.
+    pub async fn change_membership(&self, steps: Vec<MemberChange>, two_voters: bool) -> Result<u64, ChangeError> {
+        let (answer, wait) = oneshot::channel();
+        let input = LoopInput::ChangeMembers { slot: self.slot, steps, two_voters, answer };
+        self.input.try_send(input).map_err(|_| ChangeError::Stopping)?;
+        wait.await.map_err(|_| ChangeError::Stopping)?
     }
 
     /// Committed index as of the last round of the raft loop.

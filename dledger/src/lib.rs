@@ -22,7 +22,9 @@ pub mod transport;
 mod types;
 
 pub use apply::Applier;
-pub use handle::{GroupHandle, GroupStatus, PROPOSAL_BYTES_MAX, PeerStatus, ReadError, Role, RoleView, Unfit};
+pub use handle::{
+    GroupHandle, GroupStatus, PROPOSAL_BYTES_MAX, PeerStatus, ReadError, Role, RoleView, Standing, Unfit,
+};
 pub use node::{GroupSetup, Layer, MemberAddress, Node, NodeConfig, NodeError};
 pub use seam::*;
 pub use types::{FRAME_HEADER_LEN, Frame, FrameKind, FramePos, GroupId, LogPos, RaftId, split_transition};

@@ -25,8 +25,8 @@ use crate::raft_loop::{
     clock,
 };
 use crate::replica::{self, OpenError, OpenReplica, Supply};
-use crate::seam::{Completions, Stamper, StateMachine};
-use crate::transport::{self, Links, Local, LocalGroup, PeerNode};
+use crate::seam::{Completions, MemberInfo, Stamper, StateMachine};
+use crate::transport::{self, Links, Local, LocalGroup};
 use crate::types::{FramePos, GroupId, LogPos, RaftId};
 
 /// Bytes per second at which spare segments are filled with zeros: beside the log, not before it.
@@ -48,7 +48,9 @@ pub struct MemberAddress {
     /// Its number.
     pub raft_id: RaftId,
     /// `host:port` of its node; resolved at each connect.
-    pub address: String,
+    pub peer: String,
+    /// `host:port` that its clients are told.
+    pub client: String,
 }
 
 /// Makes the layer above of one group: see [`replica::open`].
@@ -60,7 +62,7 @@ pub struct GroupSetup<S: Stamper, M: StateMachine> {
     pub group: GroupId,
     /// Its folder.
     pub dir: PathBuf,
-    /// All members, this one included.
+    /// All members as the config tells them, this one included. Once the log tells of them, it counts.
     pub members: Vec<MemberAddress>,
     /// Limits and times.
     pub tuning: GroupTuning,
@@ -137,7 +139,7 @@ impl<M: StateMachine> Node<M> {
         let messages = Inbox::new(messages, bell.clone());
 
         let mut local_groups = Vec::new();
-        let mut peers: Vec<PeerNode> = Vec::new();
+        let mut own_address = String::new();
         let (mut slots, mut writers, mut appliers, mut handles) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (slot, setup) in groups.into_iter().enumerate() {
             let params = OpenReplica {
@@ -149,25 +151,22 @@ impl<M: StateMachine> Node<M> {
                 tuning: setup.tuning,
                 seed: rand::random(),
                 clock: clock(started),
+                addresses: setup.members.iter().map(by_config).collect(),
             };
             let replica = replica::open(params, setup.layer)?;
             let raft_id = replica.identity.raft_id;
-            if !setup.members.iter().any(|member| member.raft_id == raft_id) {
+            let Some(own) = setup.members.iter().find(|member| member.raft_id == raft_id) else {
                 return Err(NodeError::NotAMember { group: setup.group, raft_id });
-            }
-            for member in setup.members.into_iter().filter(|member| member.raft_id != raft_id) {
-                let at = peers.iter().position(|peer| peer.address == member.address).unwrap_or_else(|| {
-                    peers.push(PeerNode { address: member.address.clone(), replicas: Vec::new() });
-                    peers.len() - 1
-                });
-                peers[at].replicas.push((setup.group, member.raft_id));
-            }
+            };
+            own_address.clone_from(&own.peer);
+            let membership = Arc::new(replica.core.membership().clone());
             local_groups.push(LocalGroup {
                 group: setup.group,
                 raft_id,
                 replica: replica.identity.replica,
-                members: replica.birth_members,
+                membership: Arc::clone(&membership),
             });
+            let (membership, membership_watch) = watch::channel(membership);
             let published = Arc::new(Published::default());
             published.applied.store(replica.core.applied_index(), Ordering::Release);
             published.commit.store(replica.core.commit_index(), Ordering::Release);
@@ -182,10 +181,19 @@ impl<M: StateMachine> Node<M> {
                 queued_bytes: Arc::clone(&queued_bytes),
                 published: Arc::clone(&published),
                 role: role_watch,
+                membership: membership_watch,
                 view: replica.view,
                 log_counters: replica.writer.counters(),
             });
-            slots.push(GroupSlot { core: replica.core, completions: setup.completions, published, queued_bytes, role });
+            slots.push(GroupSlot {
+                core: replica.core,
+                completions: setup.completions,
+                published,
+                queued_bytes,
+                role,
+                membership,
+                addresses: setup.members.into_iter().map(|member| (member.raft_id, member.peer)).collect(),
+            });
             writers.push(replica.writer);
             appliers.push(replica.applier);
         }
@@ -196,12 +204,12 @@ impl<M: StateMachine> Node<M> {
             .enable_io()
             .enable_time()
             .build()?;
-        let local = Arc::new(Local { cluster_id: config.cluster_id, run_id: Uuid::new_v4(), groups: local_groups });
+        let local = Arc::new(Local::new(config.cluster_id, own_address, local_groups));
         let links = {
             let _in_runtime = runtime.enter();
             let listener = tokio::net::TcpListener::from_std(listener)?;
-            runtime.spawn(transport::listen(listener, Arc::clone(&local), messages));
-            Links::start(&local, peers, &events, bell)
+            runtime.spawn(transport::listen(listener, Arc::clone(&local), messages, events.clone()));
+            Links::new(local, events.clone(), runtime.handle().clone(), bell)
         };
 
         let handles_groups: Vec<GroupId> = handles.iter().map(GroupHandle::group).collect();
@@ -272,6 +280,11 @@ impl<M: StateMachine> Node<M> {
         }
         Ok(())
     }
+}
+
+fn by_config(member: &MemberAddress) -> (RaftId, MemberInfo) {
+    let info = MemberInfo { replica: Uuid::nil(), peer: member.peer.clone(), client: member.client.clone() };
+    (member.raft_id, info)
 }
 
 /// The boot of this machine: when it changes, the page cache was lost.

@@ -42,11 +42,19 @@ pub enum Bug {
     PrefixIgnoresFollowers,
     /// A segment's file is used again while a reader maps it.
     RecycledUnderReader,
+    /// A replica that joins votes before any configuration names it.
+    JoinerVotes,
+    /// The number of a removed member is given to a new replica.
+    RaftIdReused,
+    /// A removed member is still counted in quorums.
+    RemovedStillCounts,
+    /// A replacement removes the old member before the new one has its vote.
+    RemoveBeforeAdd,
 }
 
 impl Bug {
     /// All of them, in a fixed order.
-    pub const ALL: [Bug; 17] = [
+    pub const ALL: [Bug; 21] = [
         Bug::VoteNotSynced,
         Bug::AckBeforeQuorum,
         Bug::UnchainedCrc,
@@ -64,6 +72,10 @@ impl Bug {
         Bug::PrefixBeyondFlush,
         Bug::PrefixIgnoresFollowers,
         Bug::RecycledUnderReader,
+        Bug::JoinerVotes,
+        Bug::RaftIdReused,
+        Bug::RemovedStillCounts,
+        Bug::RemoveBeforeAdd,
     ];
 
     /// Name for the command line.
@@ -86,6 +98,10 @@ impl Bug {
             Bug::PrefixBeyondFlush => "prefix-beyond-flush",
             Bug::PrefixIgnoresFollowers => "prefix-ignores-followers",
             Bug::RecycledUnderReader => "recycled-under-reader",
+            Bug::JoinerVotes => "joiner-votes",
+            Bug::RaftIdReused => "raft-id-reused",
+            Bug::RemovedStillCounts => "removed-still-counts",
+            Bug::RemoveBeforeAdd => "remove-before-add",
         }
     }
 

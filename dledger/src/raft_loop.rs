@@ -7,7 +7,7 @@
 //! peers ----messages--/                            \--> transport, completions, role watches
 //! ```
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -15,11 +15,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
 use tokio::sync::{oneshot, watch};
 
-use crate::group::{ApplyTask, Clock, GroupCore, GroupError, Outputs, ReadTicket};
+use crate::group::{
+    ApplyTask, ChangeError, Clock, GroupCore, GroupError, MEMBERS_MAX, MemberChange, Outputs, ReadTicket,
+};
 use crate::handle::{GroupStatus, Published, ReadError, RoleView};
 use crate::log::meta::Meta;
 use crate::log_io::IoRequest;
-use crate::seam::{Completions, Proposal, Stamper};
+use crate::seam::{Completions, Membership, Proposal, Stamper};
 use crate::transport::Links;
 use crate::transport::codec::PeerMessage;
 use crate::types::{FramePos, GroupId, LogPos, RaftId};
@@ -39,10 +41,28 @@ pub(crate) const MESSAGES_MAX: usize = 8_192;
 
 /// What a handle asks.
 pub(crate) enum LoopInput<S: Stamper> {
-    Propose { slot: usize, proposal: Proposal<S> },
-    Read { slot: usize, answer: oneshot::Sender<Result<u64, ReadError>> },
-    Status { slot: usize, answer: oneshot::Sender<GroupStatus> },
-    Transfer { slot: usize, to: RaftId },
+    Propose {
+        slot: usize,
+        proposal: Proposal<S>,
+    },
+    Read {
+        slot: usize,
+        answer: oneshot::Sender<Result<u64, ReadError>>,
+    },
+    Status {
+        slot: usize,
+        answer: oneshot::Sender<GroupStatus>,
+    },
+    Transfer {
+        slot: usize,
+        to: RaftId,
+    },
+    ChangeMembers {
+        slot: usize,
+        steps: Vec<MemberChange>,
+        two_voters: bool,
+        answer: oneshot::Sender<Result<u64, ChangeError>>,
+    },
 }
 
 /// What the other threads report.
@@ -65,6 +85,17 @@ pub(crate) enum LoopEvent {
     Refused {
         group: GroupId,
         peer: RaftId,
+    },
+    /// A member says that this node's replica was removed from the group.
+    Removed {
+        group: GroupId,
+        by: RaftId,
+    },
+    /// A replica that the log does not know yet has connected: where it can be answered.
+    Met {
+        group: GroupId,
+        peer: RaftId,
+        address: String,
     },
     Stop,
 }
@@ -146,6 +177,23 @@ pub(crate) struct GroupSlot<S: Stamper> {
     pub(crate) published: Arc<Published>,
     pub(crate) queued_bytes: Arc<AtomicUsize>,
     pub(crate) role: watch::Sender<RoleView>,
+    pub(crate) membership: watch::Sender<Arc<Membership>>,
+    /// Where members are dialled whose addresses the log does not have: by the config, or as they said themselves.
+    pub(crate) addresses: BTreeMap<RaftId, String>,
+}
+
+impl<S: Stamper> GroupSlot<S> {
+    /// Where the other members are dialled, and those of the config while this replica does not know the log's end.
+    fn peers(&self) -> BTreeMap<RaftId, String> {
+        let membership = self.core.membership();
+        let told = membership.members.iter().filter(|(_, info)| !info.peer.is_empty());
+        let mut peers: BTreeMap<RaftId, String> = told.map(|(id, info)| (*id, info.peer.clone())).collect();
+        for (id, address) in self.addresses.iter().filter(|(id, _)| !membership.has_removed(**id)) {
+            peers.entry(*id).or_insert_with(|| address.clone());
+        }
+        peers.remove(&self.core.raft_id());
+        peers
+    }
 }
 
 /// The loop's ends of all channels.
@@ -182,6 +230,8 @@ pub(crate) struct RaftLoop<S: Stamper> {
 
 impl<S: Stamper> RaftLoop<S> {
     pub(crate) fn new(slots: Vec<GroupSlot<S>>, channels: Channels<S>, links: Links, started: Instant) -> Self {
+        let mut links = links;
+        slots.iter().for_each(|slot| links.set_peers(slot.core.group(), &slot.peers()));
         let by_group = slots.iter().enumerate().map(|(slot, group)| (group.core.group(), slot)).collect();
         RaftLoop {
             slots,
@@ -268,6 +318,12 @@ impl<S: Stamper> RaftLoop<S> {
                         self.slots[*slot].core.suspect(peer);
                     }
                 }
+                LoopEvent::Removed { group, by } => {
+                    if let Some(slot) = self.by_group.get(&group) {
+                        self.slots[*slot].core.told_removed(by);
+                    }
+                }
+                LoopEvent::Met { group, peer, address } => self.meet(group, peer, address),
                 LoopEvent::Stop => self.stopping = true,
             }
         }
@@ -298,6 +354,17 @@ impl<S: Stamper> RaftLoop<S> {
         }
     }
 
+    /// A member that came in behind the end of this replica's log must be answered, or its log never gets here.
+    fn meet(&mut self, group: GroupId, peer: RaftId, address: String) {
+        let Some(slot) = self.by_group.get(&group) else { return };
+        let slot = &mut self.slots[*slot];
+        let room = slot.addresses.len() < 2 * MEMBERS_MAX || slot.addresses.contains_key(&peer);
+        if peer > slot.core.membership().highest && !address.is_empty() && room {
+            slot.addresses.insert(peer, address);
+            self.links.set_peers(group, &slot.peers());
+        }
+    }
+
     fn request(&mut self, request: LoopInput<S>) {
         match request {
             LoopInput::Propose { slot, proposal } => {
@@ -314,6 +381,9 @@ impl<S: Stamper> RaftLoop<S> {
                 let _ = answer.send(self.slots[slot].core.status());
             }
             LoopInput::Transfer { slot, to } => self.slots[slot].core.transfer_leader(to),
+            LoopInput::ChangeMembers { slot, steps, two_voters, answer } => {
+                let _ = answer.send(self.slots[slot].core.change_membership(&steps, two_voters));
+            }
         }
     }
 
@@ -322,6 +392,12 @@ impl<S: Stamper> RaftLoop<S> {
             let group = &mut self.slots[slot];
             group.core.poll(clock(self.started), &mut self.outputs)?;
             let out = &mut self.outputs;
+            if let Some(membership) = out.membership.take() {
+                let membership = Arc::new(membership);
+                self.links.set_peers(group.core.group(), &group.peers());
+                self.links.local().set_membership(group.core.group(), &membership);
+                group.membership.send_replace(membership);
+            }
             for message in out.messages.drain(..) {
                 let (id, peer) = (message.group, message.raft.to);
                 if !self.links.send(message) {

@@ -4,6 +4,7 @@
 //! Order matters: the log is recovered before the state machine replays it, and the state machine stands at its
 //! applied index before raft-rs is told of it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,8 +18,8 @@ use crate::log::recovery::{RecoveryError, TailState, recover};
 use crate::log::segment::SegmentSupply;
 use crate::log::view::{LogView, ViewError};
 use crate::log::writer::LogWriter;
-use crate::seam::{ApplyError, Stamper, StateMachine};
-use crate::types::GroupId;
+use crate::seam::{ApplyError, MemberInfo, Stamper, StateMachine};
+use crate::types::{GroupId, RaftId};
 
 /// Where and how a replica is opened.
 pub struct OpenReplica<'a> {
@@ -38,6 +39,8 @@ pub struct OpenReplica<'a> {
     pub seed: u64,
     /// The time now.
     pub clock: Clock,
+    /// Addresses of the members by the config, until the log tells them.
+    pub addresses: BTreeMap<RaftId, MemberInfo>,
 }
 
 /// How spare segments are made.
@@ -66,8 +69,6 @@ pub struct Replica<S: Stamper, M: StateMachine> {
     pub tail_state: TailState,
     /// Who this is.
     pub identity: Identity,
-    /// The members that the group was born with.
-    pub birth_members: Vec<Member>,
 }
 
 /// Why a replica does not open. Nothing was changed or cut.
@@ -137,7 +138,7 @@ pub fn open<S: Stamper, M: StateMachine>(
     params: OpenReplica<'_>,
     layer: impl FnOnce(&Meta, &LogView) -> Result<(S, M), String>,
 ) -> Result<Replica<S, M>, OpenError> {
-    let OpenReplica { fs, dir, expected, boot_id, supply, tuning, seed, clock } = params;
+    let OpenReplica { fs, dir, expected, boot_id, supply, tuning, seed, clock, addresses } = params;
     let (meta_file, mut meta) = MetaFile::open(fs, dir)?;
     let (cluster, group) = expected;
     if (meta.identity.cluster_id, meta.identity.group) != expected {
@@ -176,11 +177,11 @@ pub fn open<S: Stamper, M: StateMachine>(
         ReplayError::Apply(source) => OpenError::Replay { group, source },
     })?;
     let identity = meta.identity;
-    let birth_members = meta.birth_members.clone();
-    let start = GroupStart { meta, tail, term_runs, view: view.clone(), applied: applier.applied(), stamper, seed };
+    let start =
+        GroupStart { meta, tail, term_runs, view: view.clone(), applied: applier.applied(), stamper, seed, addresses };
     let mut core = GroupCore::new(start, tuning, clock)?;
     core.keep_log_from(applier.machine().keep_from());
-    Ok(Replica { core, writer, applier, view, tail_state, identity, birth_members })
+    Ok(Replica { core, writer, applier, view, tail_state, identity })
 }
 
 /// Why a replay stopped.
@@ -192,6 +193,23 @@ pub enum ReplayError {
     /// The state machine.
     #[error(transparent)]
     Apply(#[from] ApplyError),
+}
+
+/// The birth of a replica that joins a group which is there already: its folder with a synced meta file and an empty log.
+/// `birth_members` are those that the *group* was born with, whose configuration the log begins under; this replica comes to be
+/// a member by an entry of that log.
+///
+/// # Errors
+/// [`MetaError::Exists`] when a replica lives there already.
+pub fn join(
+    fs: &Arc<dyn Fs>,
+    dir: &Path,
+    identity: Identity,
+    constants: GroupConstants,
+    birth_members: Vec<Member>,
+) -> Result<(), MetaError> {
+    let meta = Meta { joining: true, ..Meta::new(identity, constants, birth_members) };
+    MetaFile::create(fs, dir, &meta).map(drop)
 }
 
 /// The create step of a group on one member: its folder with a synced meta file. Nothing else ever makes a group.

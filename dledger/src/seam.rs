@@ -8,7 +8,10 @@
 //! ```
 //! Nothing here touches raft-rs types.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use bytes::{Bytes, BytesMut};
+use uuid::Uuid;
 
 use crate::types::{Frame, FrameKind, FramePos, LogPos, RaftId};
 
@@ -113,6 +116,18 @@ pub trait Completions<S: Stamper>: Send + 'static {
     fn complete(&mut self, done: &mut Vec<(S::Ticket, Outcome<S::Answer>)>);
 }
 
+/// Who a member of a group is, and where it is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MemberInfo {
+    /// Identity of its replica, drawn afresh for each folder.
+    pub replica: Uuid,
+    /// `host:port` at which its node hears peers. Empty for a member of the birth until the first change of the membership:
+    /// up to then every node goes by its own config.
+    pub peer: String,
+    /// `host:port` that clients are told. Empty like `peer`.
+    pub client: String,
+}
+
 /// The voters and learners of a group. Joint configurations have both halves filled.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Membership {
@@ -126,6 +141,34 @@ pub struct Membership {
     pub learners_next: Vec<RaftId>,
     /// Whether the joint configuration is left by itself.
     pub auto_leave: bool,
+    /// Everybody named above, and nobody else.
+    pub members: BTreeMap<RaftId, MemberInfo>,
+    /// Highest number that any member ever had: a number is given out once.
+    pub highest: RaftId,
+}
+
+impl Membership {
+    /// Numbers of all members, voters and learners, of both halves of a joint configuration.
+    pub fn ids(&self) -> BTreeSet<RaftId> {
+        let sets = [&self.voters, &self.learners, &self.voters_outgoing, &self.learners_next];
+        sets.into_iter().flatten().copied().collect()
+    }
+
+    /// Whether this is the number of a member.
+    pub fn contains(&self, id: RaftId) -> bool {
+        let sets = [&self.voters, &self.learners, &self.voters_outgoing, &self.learners_next];
+        sets.into_iter().any(|set| set.contains(&id))
+    }
+
+    /// Whether this was the number of a member and is not any more. It never will be again.
+    pub fn has_removed(&self, id: RaftId) -> bool {
+        id <= self.highest && !self.contains(id)
+    }
+
+    /// Whether a joint configuration is in force: it is left by itself, and no other change is taken until then.
+    pub fn is_joint(&self) -> bool {
+        !self.voters_outgoing.is_empty()
+    }
 }
 
 /// The position up to which a state machine's store has taken effects in, saved atomically with them.

@@ -21,6 +21,7 @@ mod faults;
 mod finish;
 mod host;
 mod lives;
+mod members;
 mod network;
 mod node;
 mod plan;

@@ -116,6 +116,7 @@ impl One {
             supply: Supply::Inline,
             tuning,
             seed: n,
+            addresses: std::collections::BTreeMap::new(),
             clock: START,
         };
         let opened = replica::open(params, |_, _| Ok((Plain, Nothing::default()))).unwrap();

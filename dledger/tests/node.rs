@@ -12,11 +12,12 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use ledgermq_dledger::fs::OsFs;
-use ledgermq_dledger::group::GroupTuning;
+use ledgermq_dledger::group::{GroupTuning, MemberChange};
 use ledgermq_dledger::log::meta::{GroupConstants, Identity, Member};
 use ledgermq_dledger::{
     AppliedState, ApplyError, Completions, Frame, FrameKind, FramePos, GroupHandle, GroupId, GroupSetup, LogPos,
-    MemberAddress, Membership, Node, NodeConfig, Outcome, Proposal, Stamper, StateMachine, Verdict, replica,
+    MemberAddress, MemberInfo, Membership, Node, NodeConfig, Outcome, Proposal, Stamper, Standing, StateMachine,
+    Verdict, replica,
 };
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -108,6 +109,7 @@ struct Cluster {
     cluster_id: Uuid,
     group: GroupId,
     nodes: Vec<Member3>,
+    born: Vec<Member>,
     _dir: tempfile::TempDir,
 }
 
@@ -137,7 +139,7 @@ impl Cluster {
             Member3 { dir, listen, kept: Arc::default(), running: None }
         });
         let nodes = nodes.collect();
-        let mut cluster = Cluster { cluster_id, group, nodes, _dir: dir };
+        let mut cluster = Cluster { cluster_id, group, nodes, born: members.clone(), _dir: dir };
         (0..size as usize).for_each(|n| cluster.start(n));
         cluster
     }
@@ -147,7 +149,13 @@ impl Cluster {
             .nodes
             .iter()
             .enumerate()
-            .map(|(n, node)| MemberAddress { raft_id: n as u64 + 1, address: node.listen.to_string() });
+            // A member of the birth has the config of the birth.
+            .take(if n < self.born.len() { self.born.len() } else { usize::MAX })
+            .map(|(n, node)| MemberAddress {
+                raft_id: n as u64 + 1,
+                peer: node.listen.to_string(),
+                client: "127.0.0.1:1".to_owned(),
+            });
         let members = members.collect();
         let node = &mut self.nodes[n];
         *node.kept.lock() = Kept::default();
@@ -163,6 +171,40 @@ impl Cluster {
         let config = NodeConfig { cluster_id: self.cluster_id, listen: node.listen, fs: Arc::new(OsFs) };
         let (running, mut handles) = Node::start(config, vec![setup]).unwrap();
         node.running = Some((running, handles.remove(0)));
+    }
+
+    /// Starts a replica that is no member yet; returns its place and who it is.
+    fn join(&mut self) -> (usize, MemberInfo) {
+        let n = self.nodes.len();
+        let fs: Arc<dyn ledgermq_dledger::fs::Fs> = Arc::new(OsFs);
+        let replica = Uuid::new_v4();
+        let identity = Identity { cluster_id: self.cluster_id, group: self.group, replica, raft_id: n as u64 + 1 };
+        let constants = GroupConstants { segment_size: 1 << 20, format: 1 };
+        let dir = self._dir.path().join((n + 1).to_string());
+        std::fs::create_dir_all(&dir).unwrap();
+        replica::join(&fs, &dir, identity, constants, self.born.clone()).unwrap();
+        let listen = free_addresses(1)[0];
+        self.nodes.push(Member3 { dir, listen, kept: Arc::default(), running: None });
+        self.start(n);
+        (n, MemberInfo { replica, peer: listen.to_string(), client: "127.0.0.1:1".to_owned() })
+    }
+
+    /// Has the leader change the membership, once it may.
+    fn change(&self, steps: &[MemberChange]) {
+        self.await_that("the change", || {
+            let leader = self.leader();
+            let change = self.handle(leader).change_membership(steps.to_vec(), false);
+            let index = block_on(change).ok()?;
+            self.await_that("the change's end", || {
+                let applied = self.handle(leader).applied_index() >= index;
+                (applied && !self.handle(leader).membership().is_joint()).then_some(())
+            });
+            Some(())
+        });
+    }
+
+    fn standing(&self, n: usize) -> Standing {
+        block_on(self.handle(n).status()).unwrap().standing
     }
 
     fn stop(&mut self, n: usize) {
@@ -230,6 +272,10 @@ impl Cluster {
     }
 }
 
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
 fn payload(n: u64) -> Bytes {
     let mut bytes = vec![n as u8; 100 + (n % 900) as usize];
     bytes[..8].copy_from_slice(&n.to_le_bytes());
@@ -276,6 +322,42 @@ fn three_nodes_keep_what_they_acknowledge() {
         assert!(common >= 2, "the log should have rolled");
         assert!(logs[0][..common - 1] == other[..common - 1], "full segments differ");
     }
+}
+
+/// A new replica gets the log, then its vote in the place of another one, which is told so; and a member that was down meanwhile,
+/// whose log knows nothing of it, elects with the new one alone.
+#[test]
+fn a_new_replica_takes_the_place_of_another() {
+    let mut cluster = Cluster::new(3);
+    cluster.send_all((0..1_000).map(payload));
+    let leader = cluster.leader();
+    let others: Vec<usize> = (0..3).filter(|n| *n != leader).collect();
+    let (old, down) = (others[0], others[1]);
+    cluster.stop(down);
+    let (new, info) = cluster.join();
+    assert_eq!(cluster.standing(new), Standing::Joining);
+    let sends = |cluster: &Cluster, from| cluster.send_all((from..from + 500).map(payload));
+    cluster.change(&[MemberChange::AddLearner(4, info)]);
+    sends(&cluster, 1_000);
+    cluster.await_that("the new one as a learner", || (cluster.standing(new) == Standing::Learner).then_some(()));
+    cluster.change(&[MemberChange::Promote(4), MemberChange::Remove(old as u64 + 1)]);
+    sends(&cluster, 2_000);
+    cluster.await_that("word of the removal", || (cluster.standing(old) == Standing::Removed).then_some(()));
+    // With its config of the birth, and a log that ends before all this.
+    cluster.start(down);
+    cluster.stop(leader);
+    let two = sends(&cluster, 3_000);
+    cluster.await_that("apply", || {
+        let commit = cluster.handle(cluster.leader()).commit_index();
+        [new, down].iter().all(|n| cluster.handle(*n).applied_index() >= commit).then_some(())
+    });
+    for n in [new, down] {
+        for (at, payload) in &two {
+            assert_eq!(&cluster.handle(n).reader().read(LogPos(*at), payload.len()).unwrap(), payload, "node {n}");
+        }
+    }
+    assert!(!cluster.handle(old).role().serves());
+    [old, down, new].into_iter().for_each(|n| cluster.stop(n));
 }
 
 /// A group of one is a valid shape: it leads by itself and restarts from its own log.

@@ -15,7 +15,7 @@ const SEEDS: u64 = 100;
 const TWICE: u64 = 20;
 
 /// What a run of many seeds must have met, or it proves nothing.
-const SOMETIMES: [&str; 12] = [
+const SOMETIMES: [&str; 14] = [
     "leader change",
     "conflict truncation",
     "torn tail",
@@ -23,6 +23,8 @@ const SOMETIMES: [&str; 12] = [
     "power cut of all",
     "segment roll",
     "membership change",
+    "refused change",
+    "told of its removal",
     "EIO stop",
     "death in a job",
     "clean stop",

@@ -37,6 +37,15 @@ fn a_restarted_member_remembers_committed_changes() {
     play(&plan, 18, World::forgotten_change);
 }
 
+/// A vote would count that no configuration allows.
+#[test]
+fn a_learner_that_does_not_know_it_gets_no_vote() {
+    let mut plan = Plan::calm(3, 4);
+    // So that the log does not come in one piece.
+    plan.tuning.message_bytes_max = 256;
+    play(&plan, 15, World::unknowing_learner);
+}
+
 /// A reader would be told less than what had been acknowledged before it asked.
 #[test]
 fn a_deposed_leader_serves_nothing() {

@@ -16,6 +16,12 @@ pub mod code {
     /// To a broker, by the leader of its group: would it lead? No fields. SUCCESS means yes; SERVICE_NOT_AVAILABLE that it is
     /// about to stop or not ready.
     pub const LEDGER_MAY_LEAD: i32 = 91003;
+    /// To the leader of a group: change the membership of its group. The body is JSON: `learners` and `moves` (objects of
+    /// `raftId`, `replica`, `peer`, `client`), `promote` and `remove` (numbers), `twoVoters`; all of it is one change.
+    /// Answered when the change is applied, with the voters and learners.
+    pub const LEDGER_CHANGE_MEMBERS: i32 = 91004;
+    /// To the leader of a group: hand the leadership over. The body is JSON: `to` (a number), or nothing for whoever can best.
+    pub const LEDGER_TRANSFER: i32 = 91005;
     /// To a name server: answer once the route of a topic has another version than the one given.
     /// Fields [`super::field::TOPIC`] and [`super::field::ROUTE_VERSION`]; see [`super::WATCH_HOLD_MS`].
     pub const LEDGER_WATCH_ROUTE: i32 = 91010;
@@ -26,6 +32,8 @@ pub mod code {
             LEDGER_RAFT_STATUS => Some("LEDGER_RAFT_STATUS"),
             LEDGER_STATE_DIGEST => Some("LEDGER_STATE_DIGEST"),
             LEDGER_MAY_LEAD => Some("LEDGER_MAY_LEAD"),
+            LEDGER_CHANGE_MEMBERS => Some("LEDGER_CHANGE_MEMBERS"),
+            LEDGER_TRANSFER => Some("LEDGER_TRANSFER"),
             LEDGER_WATCH_ROUTE => Some("LEDGER_WATCH_ROUTE"),
             _ => None,
         }

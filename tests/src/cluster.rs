@@ -227,7 +227,8 @@ impl Cluster {
 
     /// Broker names of all groups.
     pub fn brokers(&self) -> Result<Vec<String>> {
-        Ok(self.node(1)?.groups.into_keys().collect())
+        let first = self.nodes()?.into_iter().next().context("the cluster has no node")?;
+        Ok(first.groups.into_keys().collect())
     }
 
     /// Waits for a leader of this broker name that answers, and names its address.

@@ -12,6 +12,7 @@ pub mod consume_stats;
 pub mod consumer_list;
 pub mod heartbeat;
 pub mod lock;
+pub mod members;
 pub mod offset;
 pub mod pull;
 pub mod query_message;

@@ -4,9 +4,10 @@
 
 use std::sync::Arc;
 
-use ledgermq_dledger::{FramePos, GroupStatus, Role};
+use ledgermq_dledger::{FramePos, GroupStatus, Role, Standing};
 use ledgermq_protocol::remoting::response_code::ResponseCode;
 use serde::Serialize;
+use uuid::Uuid;
 
 use crate::replica::Replica;
 use crate::server::outbox::Responder;
@@ -24,6 +25,14 @@ struct RaftStatus {
     group: String,
     broker_name: String,
     raft_id: u64,
+    /// Identity of this replica.
+    replica: String,
+    /// "voter", "learner", "joining" or "removed".
+    standing: &'static str,
+    /// `host:port` at which this node hears peers.
+    peer_address: String,
+    /// `host:port` that its clients are told.
+    client_address: String,
     /// "leader", "leader_not_ready", "follower" or "candidate".
     role: &'static str,
     term: u64,
@@ -35,6 +44,13 @@ struct RaftStatus {
     applied: u64,
     voters: Vec<u64>,
     learners: Vec<u64>,
+    /// Whether the membership is on its way from one to another.
+    joint: bool,
+    /// Highest number that was ever given out.
+    highest_raft_id: u64,
+    members: Vec<Member>,
+    /// What a new replica must know of the group; absent before the group's first command is applied here.
+    birth: Option<Birth>,
     /// Why this replica should not lead, in words.
     unfit: Option<String>,
     /// How far its wall clock is off the median of the group's.
@@ -44,6 +60,27 @@ struct RaftStatus {
     live_consumer_groups: usize,
     parked_pulls: usize,
     buffered_offsets: usize,
+}
+
+/// A member as the log, or before the first change the config, tells it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Member {
+    raft_id: u64,
+    replica: String,
+    peer: String,
+    client: String,
+}
+
+/// What never changes in a group.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Birth {
+    cluster: String,
+    cluster_id: String,
+    segment_size: u64,
+    log_format: u32,
+    members: Vec<Member>,
 }
 
 #[derive(Debug, Serialize)]
@@ -59,6 +96,8 @@ struct Position {
 struct Peer {
     raft_id: u64,
     matched: u64,
+    committed: u64,
+    lag_bytes: u64,
     active: bool,
 }
 
@@ -109,18 +148,57 @@ fn answer(responder: Responder, body: &impl Serialize) {
 
 fn render(replica: &Replica, status: GroupStatus) -> RaftStatus {
     let identity = replica.identity();
+    let genesis = replica.tables().genesis();
+    let born = genesis.iter().flat_map(|genesis| &genesis.members).map(|member| Member {
+        raft_id: member.raft_id,
+        replica: Uuid::from_slice(&member.replica_id).unwrap_or_default().to_string(),
+        peer: member.raft_address.clone(),
+        client: member.broker_address.clone(),
+    });
+    let born: Vec<Member> = born.collect();
+    let or = |told: &str, id: u64, of: fn(&Member) -> &String| match born.iter().find(|member| member.raft_id == id) {
+        Some(member) if told.is_empty() => of(member).clone(),
+        _ => told.to_owned(),
+    };
+    let members = status.membership.members.iter().map(|(id, info)| Member {
+        raft_id: *id,
+        replica: info.replica.to_string(),
+        peer: or(&info.peer, *id, |member| &member.peer),
+        client: or(&info.client, *id, |member| &member.client),
+    });
+    let members = members.collect();
+    let birth = genesis.map(|genesis| Birth {
+        cluster: genesis.cluster.clone(),
+        cluster_id: replica.cluster_id.to_string(),
+        segment_size: genesis.segment_size,
+        log_format: genesis.log_format,
+        members: born,
+    });
     RaftStatus {
         group: status.group.to_string(),
         broker_name: identity.broker_name.clone(),
         raft_id: status.raft_id,
+        replica: status.replica.to_string(),
+        standing: match status.standing {
+            Standing::Voter => "voter",
+            Standing::Learner => "learner",
+            Standing::Joining => "joining",
+            Standing::Removed => "removed",
+        },
+        peer_address: identity.peer.clone(),
+        client_address: identity.advertised.clone(),
         role: role_name(status.role.role),
         term: status.role.term,
         leader: status.role.leader,
-        leader_address: status.role.leader.and_then(|id| identity.address_of(id)).map(str::to_owned),
+        leader_address: status.role.leader.and_then(|id| identity.address_of(id)),
         last: position(status.last),
         durable: position(status.durable),
         commit: status.commit,
         applied: status.applied,
+        joint: status.membership.is_joint(),
+        highest_raft_id: status.membership.highest,
+        members,
+        birth,
         voters: status.membership.voters,
         learners: status.membership.learners,
         unfit: status.unfit.map(|unfit| unfit.to_string()),
@@ -128,7 +206,13 @@ fn render(replica: &Replica, status: GroupStatus) -> RaftStatus {
         peers: status
             .peers
             .into_iter()
-            .map(|peer| Peer { raft_id: peer.raft_id, matched: peer.matched, active: peer.active })
+            .map(|peer| Peer {
+                raft_id: peer.raft_id,
+                matched: peer.matched,
+                committed: peer.committed,
+                lag_bytes: peer.lag_bytes,
+                active: peer.active,
+            })
             .collect(),
         topics: replica.tables().topics().len(),
         live_consumer_groups: replica.consumers.group_count(),

@@ -63,7 +63,11 @@ pub(super) fn set_up(config: &BrokerConfig, group: &GroupConfig, budget: &RocksB
         waker: StdMutex::new(Some(waker)),
         opened: Arc::clone(&opened),
     };
-    let address = |member: &MemberConfig| MemberAddress { raft_id: member.raft_id, address: member.raft.clone() };
+    let address = |member: &MemberConfig| MemberAddress {
+        raft_id: member.raft_id,
+        peer: member.raft.clone(),
+        client: member.broker.clone(),
+    };
     let setup = GroupSetup {
         group: GroupId(group.id),
         dir,

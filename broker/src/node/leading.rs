@@ -72,12 +72,23 @@ async fn hand_over(replica: &Replica, to: RaftId, why: &str) -> bool {
 /// Hands the leadership to whoever can take it best, if this replica leads and there is somebody.
 /// Returns whether this replica leads no more.
 pub(super) async fn hand_over_to_any(replica: &Replica, forwarder: &Forwarder, why: &str) -> bool {
+    hand_over_to_other(replica, forwarder, &[], why).await
+}
+
+/// Hands the leadership to this member, if it would take it.
+pub(crate) async fn hand_over_to(replica: &Replica, forwarder: &Forwarder, to: RaftId, why: &str) -> bool {
+    forwarder.may_lead(to).await && hand_over(replica, to, why).await
+}
+
+/// As [`hand_over_to_any`], but to none of `not_to`.
+pub(crate) async fn hand_over_to_other(replica: &Replica, forwarder: &Forwarder, not_to: &[RaftId], why: &str) -> bool {
     if !matches!(replica.role().role, Role::Leader { .. }) {
         return true;
     }
     let Some(status) = replica.handle.status().await else { return false };
     let mut peers: Vec<_> =
         status.peers.iter().filter(|peer| status.membership.voters.contains(&peer.raft_id)).collect();
+    peers.retain(|peer| !not_to.contains(&peer.raft_id));
     // One that was silent this half second may still be well; it is asked last.
     peers.sort_by_key(|peer| Reverse((peer.active, peer.matched)));
     for peer in peers {

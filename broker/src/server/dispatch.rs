@@ -4,7 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use ledgermq_protocol::extension;
+use ledgermq_protocol::extension::{self, code};
 use ledgermq_protocol::remoting::command::RemotingCommand;
 use ledgermq_protocol::remoting::request_code::RequestCode;
 use ledgermq_protocol::remoting::response_code::ResponseCode;
@@ -13,8 +13,9 @@ use super::connection::Service;
 use super::forward::{Forwarder, is_for_leader, stores_messages};
 use super::outbox::{Connection, Responder};
 use crate::handler::{
-    batch, broker_stats, client_config, connections, consume_stats, consumer_list, heartbeat, lock, offset, pull,
-    query_message, queue_ends, raft_status, runtime_info, send, subscription_group, topic, topic_stats, view_message,
+    batch, broker_stats, client_config, connections, consume_stats, consumer_list, heartbeat, lock, members, offset,
+    pull, query_message, queue_ends, raft_status, runtime_info, send, subscription_group, topic, topic_stats,
+    view_message,
 };
 use crate::replica::Replica;
 
@@ -37,6 +38,9 @@ impl Dispatch {
 impl Service for Dispatch {
     fn handle(&self, request: RemotingCommand, responder: Responder) {
         let replica = &self.here.replica;
+        if matches!(request.code, code::LEDGER_CHANGE_MEMBERS | code::LEDGER_TRANSFER) {
+            return self.of_operator(request, responder);
+        }
         if !is_for_leader(request.code) {
             return self.here.handle(request, responder);
         }
@@ -74,6 +78,19 @@ impl Service for Dispatch {
     }
 }
 
+impl Dispatch {
+    /// What changes the group itself.
+    fn of_operator(&self, request: RemotingCommand, responder: Responder) {
+        if let Some(responder) = self.here.refuse_private(responder) {
+            let (replica, forwarder) = (Arc::clone(&self.here.replica), Arc::clone(&self.forwarder));
+            match request.code {
+                code::LEDGER_TRANSFER => spawn(responder, |to| members::transfer(replica, forwarder, request, to)),
+                _ => spawn(responder, |to| members::change(replica, forwarder, request, to)),
+            }
+        }
+    }
+}
+
 /// Requests that this replica serves itself.
 struct Here {
     replica: Arc<Replica>,
@@ -98,11 +115,17 @@ impl Here {
         responder.send(answer);
     }
 
-    fn private(&self, request: &RemotingCommand, responder: Responder) {
-        if !self.replica.private_requests {
-            let remark = "answered only on a loopback address, or with insecure = true";
-            return responder.refuse(ResponseCode::NO_PERMISSION, remark);
+    /// Refuses a private request where others could reach the port; gives the responder back where it may be answered.
+    fn refuse_private(&self, responder: Responder) -> Option<Responder> {
+        if self.replica.private_requests {
+            return Some(responder);
         }
+        responder.refuse(ResponseCode::NO_PERMISSION, "answered only on a loopback address, or with insecure = true");
+        None
+    }
+
+    fn private(&self, request: &RemotingCommand, responder: Responder) {
+        let Some(responder) = self.refuse_private(responder) else { return };
         match request.code {
             extension::code::LEDGER_RAFT_STATUS => {
                 spawn(responder, |to| raft_status::raft_status(self.node.clone(), to));

@@ -145,6 +145,7 @@ mod tests {
     use ledgermq_protocol::extension::field;
 
     use super::*;
+    use crate::identity::Members;
     use crate::server::admission::Claim;
     use crate::stamp::Refusal;
 
@@ -155,7 +156,8 @@ mod tests {
             raft_id: 1,
             advertised: "192.168.1.2:10911".into(),
             store_host: SocketAddr::from(([192, 168, 1, 2], 10911)),
-            members: vec![(1, "192.168.1.2:10911".into()), (2, "192.168.1.3:10911".into())],
+            peer: "192.168.1.2:10912".into(),
+            members: Members::of_config([(1, "192.168.1.2:10911".into()), (2, "192.168.1.3:10911".into())]),
         })
     }
 

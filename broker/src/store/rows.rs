@@ -12,8 +12,9 @@
 //! ```
 
 use bytes::Bytes;
-use ledgermq_dledger::{AppliedState, FramePos, LogPos, Membership};
+use ledgermq_dledger::{AppliedState, FramePos, LogPos, MemberInfo, Membership};
 use prost::Message;
+use uuid::Uuid;
 
 use crate::command::TopicSettings;
 use crate::tables::{LockKey, QueueLock, TopicKey};
@@ -84,19 +85,50 @@ pub(crate) struct MembershipRow {
     learners_next: Vec<u64>,
     #[prost(bool, tag = "5")]
     auto_leave: bool,
+    #[prost(message, repeated, tag = "6")]
+    members: Vec<MemberRow>,
+    #[prost(uint64, tag = "7")]
+    highest: u64,
+}
+
+/// A member of it.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct MemberRow {
+    #[prost(uint64, tag = "1")]
+    raft_id: u64,
+    #[prost(bytes = "vec", tag = "2")]
+    replica: Vec<u8>,
+    #[prost(string, tag = "3")]
+    peer: String,
+    #[prost(string, tag = "4")]
+    client: String,
 }
 
 impl From<&Membership> for MembershipRow {
     fn from(membership: &Membership) -> Self {
-        let Membership { voters, learners, voters_outgoing, learners_next, auto_leave } = membership.clone();
-        MembershipRow { voters, learners, voters_outgoing, learners_next, auto_leave }
+        let Membership { voters, learners, voters_outgoing, learners_next, auto_leave, members, highest } =
+            membership.clone();
+        let row = |(raft_id, info): (u64, MemberInfo)| MemberRow {
+            raft_id,
+            replica: info.replica.as_bytes().to_vec(),
+            peer: info.peer,
+            client: info.client,
+        };
+        let members = members.into_iter().map(row).collect();
+        MembershipRow { voters, learners, voters_outgoing, learners_next, auto_leave, members, highest }
     }
 }
 
 impl From<MembershipRow> for Membership {
     fn from(row: MembershipRow) -> Self {
-        let MembershipRow { voters, learners, voters_outgoing, learners_next, auto_leave } = row;
-        Membership { voters, learners, voters_outgoing, learners_next, auto_leave }
+        let MembershipRow { voters, learners, voters_outgoing, learners_next, auto_leave, members, highest } = row;
+        let member = |row: MemberRow| {
+            // The store checks its own bytes: another length was never written.
+            let replica = Uuid::from_slice(&row.replica).unwrap_or_default();
+            (row.raft_id, MemberInfo { replica, peer: row.peer, client: row.client })
+        };
+        let members = members.into_iter().map(member).collect();
+        Membership { voters, learners, voters_outgoing, learners_next, auto_leave, members, highest }
     }
 }
 

@@ -1,6 +1,8 @@
-//! `ledgermq admin`: look at a running cluster. Tables for people, `--json` for programs.
+//! `ledgermq admin`: look at a running cluster, and change it. Tables for people, `--json` for programs.
 
 mod cluster;
+pub(crate) mod join;
+mod members;
 mod raft;
 mod topic;
 
@@ -30,7 +32,12 @@ enum AdminCommand {
         #[command(subcommand)]
         command: topic::TopicCommand,
     },
-    /// The replicas of each group
+    /// Replicas of groups on this node
+    Group {
+        #[command(subcommand)]
+        command: join::GroupCommand,
+    },
+    /// The replicas of each group: look at them, add, replace and remove them, choose the leader
     Raft {
         #[command(subcommand)]
         command: RaftCommand,
@@ -41,6 +48,16 @@ enum AdminCommand {
 enum RaftCommand {
     /// Term, role and positions of every replica
     Status,
+    /// Hand the leadership of a group over
+    Transfer(members::TransferArgs),
+    /// Take a new replica into its group, without a vote: it gets the log
+    AddLearner(members::LearnerArgs),
+    /// Give learners their vote, once they have nearly the whole log
+    Promote(members::PromoteArgs),
+    /// Remove members for ever; their numbers are never used again
+    Remove(members::RemoveArgs),
+    /// Put a new member in the place of another: learner, log, then vote and removal in one step
+    Replace(members::ReplaceArgs),
 }
 
 /// Runs the subcommand.
@@ -48,12 +65,20 @@ pub(crate) fn run(args: AdminArgs) -> Result<()> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the async runtime")?;
     runtime.block_on(async {
-        let client = Client::new(ClientConfig::new(args.namesrv))?;
+        let client = Client::new(ClientConfig::new(args.namesrv.clone()))?;
         let admin: Admin = client.admin();
         match args.command {
             AdminCommand::Cluster => cluster::show(&admin, args.json).await,
             AdminCommand::Topic { command } => topic::run(&admin, command, args.json).await,
-            AdminCommand::Raft { command: RaftCommand::Status } => raft::status(&admin, args.json).await,
+            AdminCommand::Group { command } => join::run(&admin, args.namesrv, command, args.json).await,
+            AdminCommand::Raft { command } => match command {
+                RaftCommand::Status => raft::status(&admin, args.json).await,
+                RaftCommand::Transfer(of) => members::transfer(&admin, of, args.json).await,
+                RaftCommand::AddLearner(of) => members::add_learner(&admin, of, args.json).await,
+                RaftCommand::Promote(of) => members::promote(&admin, of, args.json).await,
+                RaftCommand::Remove(of) => members::remove(&admin, of, args.json).await,
+                RaftCommand::Replace(of) => members::replace(&admin, of, args.json).await,
+            },
         }
     })
 }

@@ -29,6 +29,13 @@ pub(super) async fn status(admin: &Admin, as_json: bool) -> Result<()> {
             }
         }
     }
+    for (broker_name, address) in unlisted(&replicas) {
+        let status = super::members::status_at(admin, &broker_name, &address).await;
+        if let Ok(mut status) = status {
+            status["address"] = json!(address);
+            replicas.push(status);
+        }
+    }
     replicas.extend(missing(&replicas));
     if as_json {
         say(Value::from(replicas));
@@ -45,6 +52,7 @@ pub(super) async fn status(admin: &Admin, as_json: bool) -> Result<()> {
             vec![
                 cell(&replica["brokerName"]),
                 cell(&replica["raftId"]),
+                cell(&replica["standing"]),
                 cell(&replica["role"]),
                 cell(&replica["term"]),
                 cell(&replica["last"]["index"]),
@@ -55,8 +63,21 @@ pub(super) async fn status(admin: &Admin, as_json: bool) -> Result<()> {
             ]
         })
         .collect();
-    say(table(&["GROUP", "RAFT ID", "ROLE", "TERM", "LAST", "DURABLE", "COMMITTED", "APPLIED", "ADDRESS"], &rows));
+    say(table(
+        &["GROUP", "RAFT ID", "MEMBER", "ROLE", "TERM", "LAST", "DURABLE", "COMMITTED", "APPLIED", "ADDRESS"],
+        &rows,
+    ));
     Ok(())
+}
+
+/// Groups and addresses of members that no name server lists: learners, mostly.
+fn unlisted(replicas: &[Value]) -> BTreeSet<(String, String)> {
+    let listed: BTreeSet<&str> = replicas.iter().filter_map(|replica| replica["address"].as_str()).collect();
+    let members = replicas.iter().filter_map(|it| Some((it["brokerName"].as_str()?, it["members"].as_array()?)));
+    let clients = members.flat_map(|(name, members)| {
+        members.iter().filter_map(move |member| Some((name.to_owned(), member["client"].as_str()?.to_owned())))
+    });
+    clients.filter(|(_, address)| !address.is_empty() && !listed.contains(address.as_str())).collect()
 }
 
 /// A line for each voter that no name server knows at the moment: it is down, or cut off.

@@ -35,6 +35,13 @@ pub(crate) enum Request {
         /// Number of the node.
         id: u64,
     },
+    /// Give out the number of a node that is to be added, and keep it in the plan.
+    PlanNode,
+    /// Stop a node and forget it.
+    RemoveNode {
+        /// Number of the node.
+        id: u64,
+    },
     /// Start a name server that does not run; answered at once.
     RestartNamesrv {
         /// Number of the name server, from 1.
@@ -50,6 +57,11 @@ pub(crate) enum Reply {
     Started {
         /// Its pid.
         pid: u32,
+    },
+    /// The plan says so now.
+    Planned {
+        /// Number of the node.
+        id: u64,
     },
     /// It was not done, for this reason.
     Refused(String),

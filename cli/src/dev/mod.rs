@@ -8,6 +8,7 @@
 //! The children are processes of their own, so that a real SIGKILL is possible. A node that died stays dead until
 //! somebody asks for it: a supervisor that heals by itself would hide what a drill wants to see.
 
+mod add_node;
 mod birth;
 pub(crate) mod cluster_file;
 pub(crate) mod control;
@@ -68,6 +69,23 @@ enum DevCommand {
         #[arg(long, default_value = "ledgermq-dev")]
         dir: PathBuf,
     },
+    /// Add a node to a running cluster; its groups take it in by `ledgermq admin raft add-learner` or `replace`
+    AddNode {
+        /// Broker names of the groups that it gets a replica of; all if absent
+        #[arg(long, value_delimiter = ',')]
+        groups: Vec<String>,
+        /// Folder of the cluster
+        #[arg(long, default_value = "ledgermq-dev")]
+        dir: PathBuf,
+    },
+    /// Stop a node of a running cluster for good; first remove its replicas from their groups
+    RemoveNode {
+        /// Number of the node
+        id: u64,
+        /// Folder of the cluster
+        #[arg(long, default_value = "ledgermq-dev")]
+        dir: PathBuf,
+    },
     /// Start a name server of a running cluster again, after it was killed
     RestartNamesrv {
         /// Number of the name server
@@ -87,6 +105,16 @@ pub(crate) fn run(args: DevArgs) -> Result<()> {
         Some(DevCommand::RestartNode { id, dir }) => runtime.block_on(restart_node(&dir, id)).map(|pid| {
             say(format_args!("node {id} runs as process {pid}"));
         }),
+        Some(DevCommand::AddNode { groups, dir }) => {
+            runtime.block_on(add_node::add(&dir, &groups)).map(|(id, pid, joined)| {
+                let replicas: Vec<String> =
+                    joined.iter().map(|(group, raft_id)| format!("{raft_id} in {group}")).collect();
+                say(format_args!("node {id} runs as process {pid}, with replica {}", replicas.join(", ")));
+            })
+        }
+        Some(DevCommand::RemoveNode { id, dir }) => {
+            runtime.block_on(add_node::remove(&dir, id)).map(|()| say(format_args!("node {id} is stopped for good")))
+        }
         Some(DevCommand::RestartNamesrv { n, dir }) => runtime.block_on(restart_namesrv(&dir, n)).map(|pid| {
             say(format_args!("name server {n} runs as process {pid}"));
         }),
@@ -99,6 +127,7 @@ pub(crate) async fn restart_node(dir: &Path, id: u64) -> Result<u32> {
     match control::ask(dir, &control::Request::RestartNode { id }).await? {
         control::Reply::Started { pid } => Ok(pid),
         control::Reply::Refused(reason) => bail!("node {id} was not started: {reason}"),
+        control::Reply::Planned { .. } => bail!("the cluster's supervisor speaks another version"),
     }
 }
 
@@ -107,6 +136,7 @@ pub(crate) async fn restart_namesrv(dir: &Path, n: u64) -> Result<u32> {
     match control::ask(dir, &control::Request::RestartNamesrv { n }).await? {
         control::Reply::Started { pid } => Ok(pid),
         control::Reply::Refused(reason) => bail!("name server {n} was not started: {reason}"),
+        control::Reply::Planned { .. } => bail!("the cluster's supervisor speaks another version"),
     }
 }
 

@@ -49,9 +49,15 @@ pub(crate) struct Plan {
     /// Number of name servers. A plan of an earlier version has one.
     #[serde(default = "one")]
     pub(crate) namesrvs: u64,
-    /// Number of nodes.
+    /// Number of nodes that the cluster was born with, 1 and up.
     pub(crate) nodes: u64,
-    /// The groups; every node is a member of each, with its node number as Raft id.
+    /// Nodes that came later; their configs tell what they hold.
+    #[serde(default)]
+    pub(crate) added: Vec<u64>,
+    /// Nodes that are gone for good, of either kind. Their numbers are not used again.
+    #[serde(default)]
+    pub(crate) removed: Vec<u64>,
+    /// The groups; every node of the birth is a member of each, with its node number as Raft id.
     pub(crate) groups: Vec<GroupPlan>,
 }
 
@@ -92,7 +98,15 @@ impl Plan {
             id: Uuid::new_v4(),
             replicas: (0..nodes).map(|_| Uuid::new_v4()).collect(),
         };
-        Ok(Plan { base_port, cluster_id: Uuid::new_v4(), namesrvs, nodes, groups: (0..groups).map(group).collect() })
+        Ok(Plan {
+            base_port,
+            cluster_id: Uuid::new_v4(),
+            namesrvs,
+            nodes,
+            added: Vec::new(),
+            removed: Vec::new(),
+            groups: (0..groups).map(group).collect(),
+        })
     }
 
     /// The plan of the cluster that was born in `dir`, if one was.
@@ -161,9 +175,16 @@ impl Plan {
             .collect()
     }
 
-    /// Node numbers.
+    /// Numbers of the nodes that are there.
     pub(crate) fn node_ids(&self) -> impl Iterator<Item = u64> + use<> {
-        1..=self.nodes
+        let all = (1..=self.nodes).chain(self.added.iter().copied());
+        all.filter(|id| !self.removed.contains(id)).collect::<Vec<_>>().into_iter()
+    }
+
+    /// Number of a node that is to come, if there are ports for it.
+    pub(crate) fn next_node(&self) -> Option<u64> {
+        let last = self.added.iter().copied().max().unwrap_or(self.nodes);
+        (last < NODES_MAX).then_some(last + 1)
     }
 
     /// The config that a node is started with.
@@ -223,7 +244,7 @@ impl Plan {
             raft: self.raft(node).to_string(),
             broker: self.client(node, group).to_string(),
         };
-        self.node_ids().map(member).collect()
+        (1..=self.nodes).map(member).collect()
     }
 
     fn node_port(&self, node: u64, slot: u16) -> SocketAddr {
@@ -303,6 +324,19 @@ mod tests {
                 );
             }
         }
+    }
+
+    /// Would break: a node that comes up again although it is gone, or a number that two nodes have had.
+    #[test]
+    fn nodes_come_and_go() {
+        let mut plan = Plan::draw(1, 3, 1, 20_000).unwrap();
+        assert_eq!(plan.next_node(), Some(4));
+        plan.added.push(4);
+        plan.removed.extend([2, 4]);
+        assert_eq!(plan.node_ids().collect::<Vec<_>>(), [1, 3]);
+        assert_eq!(plan.next_node(), Some(5));
+        plan.added.push(9);
+        assert_eq!(plan.next_node(), None);
     }
 
     /// Would break: all groups led by one node, or one that no node is to lead.

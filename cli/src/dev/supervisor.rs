@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::cluster_file::{ClusterFile, NodeEntry};
 use super::control::{Asked, ControlServer, Reply, Request};
-use super::plan::{Plan, config_path, data_dir, node_dir};
+use super::plan::{NODES_MAX, Plan, config_path, data_dir, node_dir};
 use crate::probe::{self, LeaderProbe};
 use crate::terminal::say;
 
@@ -137,7 +137,10 @@ impl Supervisor {
             self.spawn(Role::Namesrv(n))?;
         }
         for id in self.plan.node_ids() {
-            self.spawn(Role::Node(id))?;
+            // A node that was planned and never born has none.
+            if config_path(&self.dir, id).try_exists().context("cannot look for a config")? {
+                self.spawn(Role::Node(id))?;
+            }
         }
         let probe = LeaderProbe::new(&self.plan.namesrv_list())?;
         tokio::spawn(watch_leaders(probe, self.tell.clone()));
@@ -237,13 +240,17 @@ impl Supervisor {
     }
 
     fn handle_request(&mut self, asked: Asked, looks_left: u32) {
-        let (role, last) = match asked.request {
-            Request::RestartNode { id } => (Role::Node(id), self.plan.nodes),
-            Request::RestartNamesrv { n } => (Role::Namesrv(n), self.plan.namesrvs),
+        let (role, known) = match asked.request {
+            Request::RestartNode { id } => (Role::Node(id), self.plan.node_ids().any(|known| known == id)),
+            Request::RestartNamesrv { n } => (Role::Namesrv(n), self.plan.namesrv_ids().any(|known| known == n)),
+            Request::PlanNode | Request::RemoveNode { .. } => {
+                let reply = self.change_plan(&asked.request);
+                let _ = asked.answer.send(reply.unwrap_or_else(|error| Reply::Refused(format!("{error:#}"))));
+                return;
+            }
         };
-        let (Role::Node(number) | Role::Namesrv(number)) = role;
-        if !(1..=last).contains(&number) {
-            let _ = asked.answer.send(Reply::Refused(format!("the cluster has 1 to {last} of them")));
+        if !known {
+            let _ = asked.answer.send(Reply::Refused(format!("the cluster has no {role}")));
             return;
         }
         if let Some(pid) = self.running.get(&role) {
@@ -273,6 +280,32 @@ impl Supervisor {
                 let _ = asked.answer.send(Reply::Refused(format!("{error:#}")));
             }
         }
+    }
+
+    /// A node comes, or goes for good.
+    fn change_plan(&mut self, request: &Request) -> Result<Reply> {
+        let mut plan = self.plan.clone();
+        let id = match *request {
+            Request::RemoveNode { id } => {
+                if !plan.node_ids().any(|known| known == id) {
+                    bail!("the cluster has no node {id}");
+                }
+                plan.removed.push(id);
+                self.signal_all(&[Role::Node(id)], Signal::INT);
+                id
+            }
+            _ => {
+                let Some(id) = plan.next_node() else {
+                    bail!("there are no ports for more nodes: numbers go up to {NODES_MAX}, and none is used twice");
+                };
+                plan.added.push(id);
+                id
+            }
+        };
+        plan.write(&self.dir)?;
+        self.plan = plan;
+        self.write_cluster_file()?;
+        Ok(Reply::Planned { id })
     }
 
     /// Starts a process, and the tasks that tell when it is up and when it has ended.

@@ -14,6 +14,7 @@
 
 mod health;
 mod leadership;
+mod members;
 mod membership;
 mod outputs;
 mod prefix;
@@ -36,12 +37,14 @@ use crate::handle::{Role, RoleView};
 use crate::log::frame::Layout;
 use crate::log::meta::Meta;
 use crate::log::view::LogView;
-use crate::seam::{AppliedState, Membership, Outcome, Proposal, Stamper};
+use crate::plant::{self, Bug};
+use crate::seam::{AppliedState, MemberInfo, Membership, Outcome, Proposal, Stamper};
 use crate::storage::{GroupStorage, LogStart, StorageFailure};
 use crate::transport::codec::PeerMessage;
 use crate::types::{FramePos, GroupId, LogPos, RaftId};
 
-pub use membership::MemberChange;
+pub use members::{ADDRESS_MAX, MEMBERS_MAX};
+pub use membership::{ChangeError, MemberChange, PROMOTE_LAG_MAX};
 pub use outputs::{ApplyTask, Clock, GroupError, Outputs, ReadTicket, WriteTask};
 pub use tuning::GroupTuning;
 
@@ -65,6 +68,8 @@ pub struct GroupStart<S> {
     pub stamper: S,
     /// Seed of the election time-outs.
     pub seed: u64,
+    /// Addresses of the members as the config tells them, for those whose addresses the log does not have yet.
+    pub addresses: BTreeMap<RaftId, MemberInfo>,
 }
 
 /// An appended proposal that waits for its commit.
@@ -162,6 +167,14 @@ pub struct GroupCore<S: Stamper> {
     conf_indexes: BTreeSet<u64>,
     conf_commit_durable: u64,
     membership: Membership,
+    /// Index of the last applied change of it; at first, where the state machine stood at the start.
+    changed_at: u64,
+    /// Addresses by the config.
+    addresses: BTreeMap<RaftId, MemberInfo>,
+    /// When each member was last heard of.
+    heard: BTreeMap<RaftId, Duration>,
+    /// A member has said that this replica was removed.
+    told_removed: bool,
 
     /// Frame headers that came with appends: `(index, term)` to position, chain and sender.
     expected: BTreeMap<(u64, u64), (LogPos, u32, RaftId)>,
@@ -179,7 +192,7 @@ impl<S: Stamper> GroupCore<S> {
     /// # Errors
     /// [`GroupError::Start`] when the state machine is ahead of the log, or raft-rs refuses the state.
     pub fn new(start: GroupStart<S>, tuning: GroupTuning, clock: Clock) -> Result<Self, GroupError> {
-        let GroupStart { meta, tail, term_runs, view, applied, stamper, seed } = start;
+        let GroupStart { mut meta, tail, term_runs, view, applied, stamper, seed, addresses } = start;
         let group = meta.identity.group;
         let raft_id = meta.identity.raft_id;
         let refuse = |reason: String| GroupError::Start { group, reason };
@@ -197,10 +210,8 @@ impl<S: Stamper> GroupCore<S> {
                 applied.at.index, tail.index
             )));
         }
-        let membership = applied.membership.clone().unwrap_or_else(|| Membership {
-            voters: meta.birth_members.iter().map(|member| member.raft_id).collect(),
-            ..Membership::default()
-        });
+        let membership = applied.membership.clone().unwrap_or_else(|| membership::at_birth(&meta.birth_members));
+        meta.joining &= !membership.contains(raft_id);
         // R3: the hint is clamped to what is there; R9: the log may prove a term that the meta slot does not know.
         let commit = meta.commit_hint.min(tail.index).max(applied.at.index);
         let (term, vote) = if tail.term > meta.term { (tail.term, raft_id) } else { (meta.term, meta.vote) };
@@ -287,6 +298,10 @@ impl<S: Stamper> GroupCore<S> {
             conf_indexes,
             conf_commit_durable,
             membership,
+            changed_at: applied.at.index,
+            addresses,
+            heard: BTreeMap::new(),
+            told_removed: false,
             expected: BTreeMap::new(),
             announced_commit: commit,
             notice_at: None,
@@ -339,6 +354,7 @@ impl<S: Stamper> GroupCore<S> {
     fn may_campaign(&self) -> bool {
         let raft = &self.raft.raft;
         raft.promotable()
+            && !self.told_removed
             && raft.raft_log.persisted == raft.raft_log.last_index()
             && self.apply_lag_bytes() <= self.tuning.apply_lag_bytes_max
             && self.unfit().is_none()
@@ -351,6 +367,12 @@ impl<S: Stamper> GroupCore<S> {
             return;
         }
         let from = message.raft.from;
+        if self.membership.has_removed(from) {
+            return;
+        }
+        if self.membership.contains(from) {
+            self.heard.insert(from, self.clock.mono);
+        }
         if !message.is_bulk() {
             let ahead_ms = message.wall_ms.cast_signed().saturating_sub(self.clock.wall_ms.cast_signed());
             self.health.heard_clock(from, ahead_ms, self.clock.mono);
@@ -388,6 +410,12 @@ impl<S: Stamper> GroupCore<S> {
                 raft.reject_hint = raft.reject_hint.min(self.raft.raft.raft_log.last_index());
             }
             MessageType::MsgTimeoutNow if !self.may_campaign() => return,
+            // Nobody counts on the vote of a replica that no configuration names.
+            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote
+                if self.meta.joining && !plant::on(Bug::JoinerVotes) =>
+            {
+                return;
+            }
             _ => {}
         }
         if let Err(error) = self.raft.step(raft) {
@@ -419,6 +447,7 @@ impl<S: Stamper> GroupCore<S> {
 
     /// The connection to a peer broke, or a message to it was dropped.
     pub fn unreachable(&mut self, peer: RaftId) {
+        self.heard.remove(&peer);
         self.raft.report_unreachable(peer);
     }
 
@@ -576,5 +605,6 @@ fn conf_state_membership(state: &ConfState) -> Membership {
         voters_outgoing: sorted(&state.voters_outgoing),
         learners_next: sorted(&state.learners_next),
         auto_leave: state.auto_leave,
+        ..Membership::default()
     }
 }

@@ -56,6 +56,8 @@ pub struct Outputs<S: Stamper> {
     pub role: Option<RoleView>,
     /// Where the log begins from now on: log-io removes what lies before it, behind the jobs given so far.
     pub remove_before: Option<FirstFrame>,
+    /// The membership, when an applied entry changed it.
+    pub membership: Option<Membership>,
 }
 
 impl<S: Stamper> Default for Outputs<S> {
@@ -68,6 +70,7 @@ impl<S: Stamper> Default for Outputs<S> {
             reads: Vec::new(),
             role: None,
             remove_before: None,
+            membership: None,
         }
     }
 }
@@ -93,6 +96,16 @@ pub enum GroupError {
         theirs: String,
         /// Sender.
         peer: RaftId,
+    },
+    /// A membership change cannot be taken in.
+    #[error("entry {index} of group {group} changes the membership, and cannot be taken in: {reason}")]
+    Membership {
+        /// The group.
+        group: GroupId,
+        /// Raft index.
+        index: u64,
+        /// What did not fit.
+        reason: String,
     },
     /// An entry has no place in the log.
     #[error("cannot place an entry in the log of group {group}: {reason}")]

@@ -130,6 +130,8 @@ impl<S: Stamper> GroupCore<S> {
             && !voted
             && self.votes_in_flight.is_empty()
             && self.held.iter().all(|task| task.job.meta.is_none())
+            // It tells a commit index, and the leader counts on it that a membership change below that is not forgotten.
+            && self.unsettled.iter().all(|it| it.commit.is_none())
     }
 
     /// Truncation barrier: a job that replaces a suffix is handed on only when every earlier job has come back. This

@@ -3,7 +3,7 @@
 use raft::StateRole;
 
 use super::GroupCore;
-use crate::handle::{GroupStatus, PeerStatus, RoleView};
+use crate::handle::{GroupStatus, PeerStatus, RoleView, Standing};
 use crate::log::meta::Meta;
 use crate::seam::Stamper;
 use crate::types::{GroupId, RaftId};
@@ -60,6 +60,18 @@ impl<S: Stamper> GroupCore<S> {
         (self.raft.raft.term, self.raft.raft.vote)
     }
 
+    fn standing(&self) -> Standing {
+        if self.meta.joining {
+            Standing::Joining
+        } else if self.is_removed() {
+            Standing::Removed
+        } else if self.membership.learners.contains(&self.raft_id) {
+            Standing::Learner
+        } else {
+            Standing::Voter
+        }
+    }
+
     /// A picture of the group for people and metrics.
     pub fn status(&self) -> GroupStatus {
         let peers = if self.raft.raft.state == StateRole::Leader {
@@ -72,7 +84,9 @@ impl<S: Stamper> GroupCore<S> {
                 .map(|(id, progress)| PeerStatus {
                     raft_id: *id,
                     matched: progress.matched,
+                    committed: progress.committed_index,
                     active: progress.recent_active,
+                    lag_bytes: self.lag_bytes(progress.matched),
                 })
                 .collect();
             peers.sort_by_key(|peer| peer.raft_id);
@@ -89,6 +103,8 @@ impl<S: Stamper> GroupCore<S> {
             commit: self.commit_index(),
             applied: self.applied.index,
             membership: self.membership.clone(),
+            replica: self.meta.identity.replica,
+            standing: self.standing(),
             unfit: self.unfit(),
             clock_off_ms: self.clock_off_ms(),
             peers,

@@ -42,6 +42,7 @@ const _: () = assert!(MEMBERS_AT + MEMBER_LEN * BIRTH_MEMBERS_MAX <= SLOT_LEN);
 const FLAG_CLEAN: u8 = 1;
 const FLAG_ASYNC: u8 = 2;
 const FLAG_SUSPECT: u8 = 4;
+const FLAG_JOINING: u8 = 8;
 
 /// Who a replica is. Never changes while its folder lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,6 +139,8 @@ pub struct Meta {
     pub abstain_until: u64,
     /// Number of the `gen-<n>` folder that holds the state machine's files.
     pub generation: u64,
+    /// Made for a group that was there already: no vote before a configuration that it has applied names it.
+    pub joining: bool,
 }
 
 impl Meta {
@@ -159,6 +162,7 @@ impl Meta {
             suspect: false,
             abstain_until: 0,
             generation: 0,
+            joining: false,
         }
     }
 
@@ -190,7 +194,8 @@ impl Meta {
             84,
             &[flag(self.clean_shutdown, FLAG_CLEAN)
                 | flag(self.async_flush, FLAG_ASYNC)
-                | flag(self.suspect, FLAG_SUSPECT)],
+                | flag(self.suspect, FLAG_SUSPECT)
+                | flag(self.joining, FLAG_JOINING)],
         );
         put(88, self.boot_id.as_bytes());
         put(104, &self.term.to_le_bytes());
@@ -261,6 +266,7 @@ impl Meta {
             suspect: flags & FLAG_SUSPECT != 0,
             abstain_until: u64_at(200),
             generation: u64_at(208),
+            joining: flags & FLAG_JOINING != 0,
         };
         Some((u64_at(8), meta))
     }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use raft::eraftpb::MessageType;
+use uuid::Uuid;
 
 use super::disk::SimFs;
 use super::host::Violation;
@@ -52,6 +53,8 @@ struct NodeRecord {
     /// Votes given to others or to itself, by term.
     votes: BTreeMap<u64, RaftId>,
     commit: u64,
+    /// A configuration that it has applied has named it.
+    member: bool,
 }
 
 /// Everything that is known of the run.
@@ -62,17 +65,44 @@ pub(super) struct Checks {
     /// Committed frames by index, as far as anybody has acknowledged or applied them.
     committed: BTreeMap<u64, FramePos>,
     digests: BTreeMap<u64, u64>,
+    /// Members that the group was born with.
+    birth: u64,
+    /// Who ever had a number.
+    replicas: BTreeMap<RaftId, Uuid>,
 }
 
 impl Checks {
-    pub(super) fn new(layout: Layout) -> Checks {
+    pub(super) fn new(layout: Layout, birth: u64) -> Checks {
         Checks {
             layout,
             nodes: BTreeMap::new(),
             leaders: BTreeMap::new(),
             committed: BTreeMap::new(),
             digests: BTreeMap::new(),
+            birth,
+            replicas: BTreeMap::new(),
         }
+    }
+
+    /// A node has applied a change of the membership.
+    pub(super) fn membership(&mut self, node: RaftId, membership: &Membership) -> Check {
+        self.node(node).member |= membership.contains(node);
+        for (id, info) in &membership.members {
+            let first = self.replicas.entry(*id).or_insert(info.replica);
+            if *first != info.replica {
+                let detail = format!("number {id} was {first}, node {node} has it as {}", info.replica);
+                return fail("a-number-once", detail);
+            }
+        }
+        let known = membership.ids().into_iter().eq(membership.members.keys().copied());
+        if !known || membership.members.values().any(|info| info.peer.is_empty()) {
+            return fail("members-are-known", format!("node {node} has applied {membership:?}"));
+        }
+        let two = membership.voters.len() == 2 && !membership.is_joint();
+        if two && self.birth > 2 {
+            return fail("never-two-voters", format!("node {node} has applied {membership:?}"));
+        }
+        Ok(())
     }
 
     fn node(&mut self, node: RaftId) -> &mut NodeRecord {
@@ -194,6 +224,10 @@ impl Checks {
         let kind = raft.get_msg_type();
         if matches!(kind, MessageType::MsgRequestPreVote | MessageType::MsgRequestPreVoteResponse) {
             return Ok(());
+        }
+        let votes = kind == MessageType::MsgRequestVoteResponse && !raft.reject;
+        if votes && node > self.birth && !self.node(node).member {
+            return fail("only-members-vote", format!("node {node} votes and no configuration names it"));
         }
         let vote = match kind {
             MessageType::MsgRequestVote => Some(node),

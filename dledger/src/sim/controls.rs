@@ -67,8 +67,14 @@ impl<H: Host> World<H> {
 
     /// Asks the leader `id` to change the membership.
     pub fn change_members(&mut self, id: RaftId, steps: &[MemberChange]) {
-        let proposed = self.live(id).core.change_membership(steps);
-        self.trace("members", id, u64::from(proposed));
+        let proposed = self.live(id).core.change_membership(steps, false);
+        self.trace("members", id, u64::from(proposed.is_ok()));
+        if self.print {
+            self.say(&format!("{steps:?}: {proposed:?}"));
+        }
+        if proposed.is_err() {
+            self.count("refused change");
+        }
         self.ring(id);
     }
 

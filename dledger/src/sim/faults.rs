@@ -9,7 +9,6 @@ use super::host::{Death, Host, Violation};
 use super::node::DIR;
 use super::plan::MS;
 use super::world::{Event, World};
-use crate::group::MemberChange;
 use crate::log::Layout;
 use crate::log::segment::segment_path;
 use crate::types::RaftId;
@@ -271,30 +270,5 @@ impl<H: Host> World<H> {
         let cut = self.network.cut(pairs);
         self.count("partition");
         self.schedule(ms * MS, Event::Heal { cut });
-    }
-
-    fn change_some_member(&mut self) {
-        let Some(leader) = self.newest_leader() else {
-            return;
-        };
-        let Some(live) = &self.node(leader).live else {
-            return;
-        };
-        let members = live.core.membership().clone();
-        let strangers = self.ids().filter(|node| !members.voters.contains(node) && !members.learners.contains(node));
-        let stranger = strangers.choose(&mut self.rng);
-        let voter = members.voters.choose(&mut self.rng).copied();
-        let learner = members.learners.choose(&mut self.rng).copied();
-        let steps = match (self.rng.random_range(0..5), stranger, learner, voter) {
-            (0, Some(new), _, _) => vec![MemberChange::AddLearner(new)],
-            (1, Some(new), _, _) => vec![MemberChange::AddVoter(new)],
-            (2, Some(new), _, Some(old)) if members.voters.len() > 1 => {
-                vec![MemberChange::AddVoter(new), MemberChange::Remove(old)]
-            }
-            (3 | 0 | 1, _, Some(learner), _) => vec![MemberChange::AddVoter(learner)],
-            (_, _, _, Some(old)) if members.voters.len() > 2 => vec![MemberChange::Remove(old)],
-            _ => return,
-        };
-        self.change_members(leader, &steps);
     }
 }

@@ -30,6 +30,11 @@ pub(super) fn ids(seed: u64) -> (Uuid, GroupId) {
     (Uuid::from_u64_pair(0xc1, seed), GroupId(Uuid::from_u64_pair(0x60, seed)))
 }
 
+/// Identity of the replica on a node.
+pub(super) fn replica_uuid(seed: u64, id: RaftId) -> Uuid {
+    Uuid::from_u64_pair(0xab, seed ^ id)
+}
+
 /// What runs.
 pub(super) struct Live<H: Host> {
     pub(super) core: GroupCore<H::Stamper>,
@@ -82,15 +87,15 @@ impl<H: Host> SimNode<H> {
         host: &mut H,
         rng: &mut SmallRng,
     ) -> Result<SimNode<H>, Violation> {
-        let replica_uuid = |id: RaftId| Uuid::from_u64_pair(0xab, seed ^ id);
         let (cluster_id, group) = ids(seed);
         let disk = SimFs::new();
         let fs: Arc<dyn Fs> = Arc::new(disk.clone());
-        let identity = Identity { cluster_id, group, replica: replica_uuid(id), raft_id: id };
+        let identity = Identity { cluster_id, group, replica: replica_uuid(seed, id), raft_id: id };
         let members =
-            (1..=plan.birth as u64).map(|raft_id| Member { raft_id, replica: replica_uuid(raft_id) }).collect();
+            (1..=plan.birth as u64).map(|raft_id| Member { raft_id, replica: replica_uuid(seed, raft_id) }).collect();
         let constants = GroupConstants { segment_size: plan.segment_size, format: FORMAT };
-        replica::create(&fs, &PathBuf::from(DIR), identity, constants, members)
+        let born = if id <= plan.birth as u64 { replica::create } else { replica::join };
+        born(&fs, &PathBuf::from(DIR), identity, constants, members)
             .map_err(|error| Violation::new("create", error.to_string()))?;
         let skew = rng.random_range(0..=2 * plan.clock_skew);
         let clock = NodeClock::new(super::clock::TRUE_RATE + skew - plan.clock_skew, 0);
@@ -131,6 +136,7 @@ impl<H: Host> SimNode<H> {
             tuning: plan.tuning.clone(),
             seed: election_seed,
             clock: self.clock.read(now),
+            addresses: (1..=plan.nodes as u64).map(|id| (id, super::members::info(seed, id, 0))).collect(),
         };
         let (node, store) = (self.id, &mut self.store);
         let layer = |meta: &_, view: &_| host.open(Place { node, fs: &fs, dir: &dir, meta, view }, store);

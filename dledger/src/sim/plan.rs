@@ -102,7 +102,7 @@ impl Plan {
         let stormy = rng.random_ratio(1, 10);
         let birth = if stormy { 5 } else { *[3, 3, 3, 3, 5].choose(rng).expect("not empty") };
         let membership = rng.random_ratio(1, 4) && !stormy;
-        let nodes = if membership { (birth + rng.random_range(0..=2)).min(5) } else { birth };
+        let nodes = if membership { birth + rng.random_range(1..=3) } else { birth };
         let buggify = rng.random_bool(0.5);
         let segment_size = *[16u64 << 10, 32 << 10, 64 << 10].choose(rng).expect("not empty");
         let mut plan = Plan {
@@ -124,7 +124,7 @@ impl Plan {
         };
         plan.apply = if rng.random_ratio(1, 4) { 1_000..60_000 } else { 20..2_000 };
         plan.wake = if rng.random_ratio(1, 4) { 0..5_000 } else { 0..300 };
-        if birth == 5 && !stormy && rng.random_ratio(1, 4) {
+        if birth == 5 && nodes == 5 && !stormy && rng.random_ratio(1, 4) {
             plan.forgotten_change = true;
             plan.tuning.hint_interval = Duration::from_secs(10);
         }

@@ -70,6 +70,39 @@ impl<H: Host> World<H> {
         })
     }
 
+    /// A learner that has the log, and hears nothing from the moment at which it became one, is to get its vote. It does not know
+    /// that it is a member: a group that counted on it could not elect, or by a vote that no configuration allows.
+    ///
+    /// Returns whether its vote was refused it until it knew.
+    ///
+    /// # Errors
+    /// What a checker saw.
+    pub fn unknowing_learner(&mut self) -> Result<bool, Violation> {
+        let leader = self.await_leader(Duration::from_secs(4))?;
+        self.run_for(Duration::from_millis(300))?;
+        let new = self.plan.birth as RaftId + 1;
+        let info = super::members::info(self.seed, new, 0);
+        self.change_members(leader, &[MemberChange::AddLearner(new, info)]);
+        // Its first answer says that it has the log's begin.
+        let end = self.now + STEP_MAX;
+        self.run_until(end, |world| {
+            let live = world.node(leader).live.as_ref();
+            live.is_some_and(|live| live.core.status().peers.iter().any(|it| it.raft_id == new && it.matched > 0))
+        })?;
+        let to_new: Vec<_> = self.ids().filter(|id| *id != new).map(|id| (id, new)).collect();
+        let cut = self.network.cut(to_new);
+        self.change_members(leader, &[MemberChange::Promote(new)]);
+        self.run_for(Duration::from_millis(200))?;
+        let refused = !self.voters(leader).contains(&new);
+        self.hold_restarts();
+        self.kill(leader, Death::Killed)?;
+        self.run_for(Duration::from_millis(500))?;
+        self.network.heal(cut);
+        self.run_for(Duration::from_secs(3))?;
+        self.release_restarts();
+        Ok(refused)
+    }
+
     /// A deposed leader that does not know it yet is asked while the rest has gone on.
     ///
     /// Returns whether there were two that said they lead.

@@ -46,6 +46,9 @@ impl<H: Host> World<H> {
 
     /// Carries out what a poll asked for, in the order in which the raft loop does it.
     pub(super) fn carry(&mut self, id: RaftId, out: &mut Outputs<H::Stamper>) -> Result<(), Violation> {
+        if let Some(membership) = out.membership.take() {
+            self.checks.membership(id, &membership)?;
+        }
         // What leaves rests on what earlier polls handed to the disk; a job of this one may cut some of that off.
         for message in &out.messages {
             let World { checks, nodes, .. } = self;

@@ -23,18 +23,51 @@ const EVENTS_MAX: u64 = 2_000_000;
 /// What happens at a moment. Events of a node carry its run: those of an earlier one are void.
 #[derive(Debug)]
 pub(super) enum Event {
-    Tick { node: RaftId, run: u64 },
-    Poll { node: RaftId, run: u64 },
+    Tick {
+        node: RaftId,
+        run: u64,
+    },
+    Poll {
+        node: RaftId,
+        run: u64,
+    },
     Arrive(Parcel),
-    Unreachable { node: RaftId, run: u64, peer: RaftId },
-    Write { node: RaftId, run: u64 },
-    Sync { node: RaftId, run: u64 },
-    Apply { node: RaftId, run: u64 },
-    Start { node: RaftId, run: u64 },
+    Unreachable {
+        node: RaftId,
+        run: u64,
+        peer: RaftId,
+    },
+    Write {
+        node: RaftId,
+        run: u64,
+    },
+    Sync {
+        node: RaftId,
+        run: u64,
+    },
+    Apply {
+        node: RaftId,
+        run: u64,
+    },
+    Start {
+        node: RaftId,
+        run: u64,
+    },
+    /// A member refuses a connection of a replica that was removed, and says so.
+    ToldRemoved {
+        node: RaftId,
+        run: u64,
+        by: RaftId,
+    },
     Clients,
     Strike,
-    Cut { pairs: Vec<(RaftId, RaftId)>, ms: u64 },
-    Heal { cut: u64 },
+    Cut {
+        pairs: Vec<(RaftId, RaftId)>,
+        ms: u64,
+    },
+    Heal {
+        cut: u64,
+    },
 }
 
 impl Event {
@@ -44,6 +77,7 @@ impl Event {
             Event::Tick { node, run }
             | Event::Poll { node, run }
             | Event::Unreachable { node, run, .. }
+            | Event::ToldRemoved { node, run, .. }
             | Event::Write { node, run }
             | Event::Sync { node, run }
             | Event::Apply { node, run } => Some((*node, Some(*run))),
@@ -62,6 +96,7 @@ impl Event {
             Event::Sync { node, run } => ("sync", *node, *run),
             Event::Apply { node, run } => ("apply", *node, *run),
             Event::Start { node, run } => ("start", *node, *run),
+            Event::ToldRemoved { node, by, .. } => ("told-removed", *node, *by),
             Event::Clients => ("clients", 0, 0),
             Event::Strike => ("strike", 0, 0),
             Event::Cut { pairs, ms } => ("cut", pairs.len() as u64, *ms),
@@ -116,7 +151,7 @@ impl<H: Host> World<H> {
             sequence: 0,
             queue: BTreeMap::new(),
             network: Network::new(plan.network.clone()),
-            checks: Checks::new(Layout { segment_size: plan.segment_size }),
+            checks: Checks::new(Layout { segment_size: plan.segment_size }, plan.birth as u64),
             rng,
             host_rng,
             nodes: nodes?,
@@ -269,11 +304,23 @@ impl<H: Host> World<H> {
                 }
             }
             Event::Arrive(parcel) => {
-                let to = parcel.to;
+                let (from, to) = (parcel.from, parcel.to);
                 if let Some(message) = self.network.arrive(parcel) {
+                    if self.live(to).core.membership().has_removed(from) {
+                        let run = self.node(from).run;
+                        let after = self.rng.random_range(0..500 * MS);
+                        self.schedule(after, Event::ToldRemoved { node: from, run, by: to });
+                    }
                     self.live(to).core.step(message);
                     self.ring(to);
                 }
+            }
+            Event::ToldRemoved { node, by, .. } => {
+                if !self.live(node).core.is_removed() {
+                    self.count("told of its removal");
+                }
+                self.live(node).core.told_removed(by);
+                self.ring(node);
             }
             Event::Unreachable { node, peer, .. } => {
                 self.live(node).core.unreachable(peer);

@@ -1,133 +1,228 @@
 //! The first exchange on a peer connection: each side says which replicas it is, and both refuse strangers.
 //!
 //! ```text
-//! dialer:   magic 4 | version u8 | lane u8 | group count u16 | cluster uuid 16 | run uuid 16
-//!           | per group: group uuid 16, replica uuid 16, raft id u64 | crc32c u32
-//! acceptor: u8 0 = welcome, 1 = refused | u16 length | reason, UTF-8
+//! dialer:   magic 4 | version u8 | 0 0 0 | u32 length | Hello, protobuf | u32 crc32c of all that
+//! acceptor: u8 0 = welcome, 1 = refused | u16 length | Welcome, protobuf; or the reason, UTF-8
 //! ```
 //! A wrong cluster, group, raft id or replica identity is refused in words: two nodes with one id, or a wiped disk
-//! under its old id, must never be heard.
+//! under its old id, must never be heard. A replica that was removed from its group is told so, and not heard either; other
+//! groups of its node are. Later releases add fields to the two messages; the version changes only when that is not enough.
 
 use std::io;
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, BytesMut};
+use bytes::{BufMut, BytesMut};
+use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use uuid::Uuid;
 
 use super::{Lane, Local};
 use crate::log::frame::payload_crc;
-use crate::log::meta::Member;
 use crate::types::{GroupId, RaftId};
 
 const MAGIC: [u8; 4] = *b"LMP\x01";
-const VERSION: u8 = 1;
-const FIXED_LEN: usize = 4 + 1 + 1 + 2 + 16 + 16;
-const GROUP_LEN: usize = 16 + 16 + 8;
+const VERSION: u8 = 2;
+/// Bytes up to the message.
+const FIXED_LEN: usize = 4 + 4 + 4;
 /// Groups that a node may host: ten are meant (raft-log.md 3.6).
 const GROUPS_MAX: usize = 64;
+/// Longest message: 64 groups take about 4 KiB.
+const HELLO_LEN_MAX: usize = 64 << 10;
 const REASON_MAX: usize = 512;
 /// A peer that has not said who it is by then is cut off.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A group that lives on this node.
-#[derive(Debug, Clone)]
-pub(crate) struct LocalGroup {
-    pub(crate) group: GroupId,
-    pub(crate) raft_id: RaftId,
-    pub(crate) replica: Uuid,
-    /// Members whose identity is known from the group's birth.
-    pub(crate) members: Vec<Member>,
+/// Says who dials.
+#[derive(Clone, PartialEq, Message)]
+struct HelloRow {
+    /// 0 control, 1 bulk.
+    #[prost(uint32, tag = "1")]
+    lane: u32,
+    #[prost(bytes = "vec", tag = "2")]
+    cluster_id: Vec<u8>,
+    /// Drawn at each start.
+    #[prost(bytes = "vec", tag = "3")]
+    run_id: Vec<u8>,
+    /// `host:port` at which the dialer hears peers.
+    #[prost(string, tag = "4")]
+    address: String,
+    #[prost(message, repeated, tag = "5")]
+    replicas: Vec<ReplicaRow>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ReplicaRow {
+    #[prost(bytes = "vec", tag = "1")]
+    group: Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    replica: Vec<u8>,
+    #[prost(uint64, tag = "3")]
+    raft_id: u64,
+}
+
+/// What the acceptor says to a dialer whom it hears.
+#[derive(Clone, PartialEq, Message)]
+struct WelcomeRow {
+    /// Groups from which the dialer's replica was removed: it is not heard there.
+    #[prost(message, repeated, tag = "1")]
+    removed: Vec<ReplicaRow>,
 }
 
 /// What a dialer said.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Hello {
-    pub(super) lane: u8,
+pub(crate) struct Hello {
+    pub(super) lane: u32,
     pub(super) cluster_id: Uuid,
     pub(super) run_id: Uuid,
+    pub(super) address: String,
     pub(super) replicas: Vec<(GroupId, Uuid, RaftId)>,
+}
+
+/// What an acceptor thinks of a dialer that it hears.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Opinion {
+    /// Groups from which the dialer's replica was removed, with the acceptor's number there.
+    pub(super) removed: Vec<(GroupId, RaftId)>,
+    /// Replicas that the acceptor's log does not know yet: they may have come in behind its end.
+    pub(super) unknown: Vec<(GroupId, RaftId)>,
 }
 
 impl Hello {
     fn of(local: &Local, lane: Lane) -> Hello {
-        let replicas = local.groups.iter().map(|group| (group.group, group.replica, group.raft_id));
-        Hello { lane: lane as u8, cluster_id: local.cluster_id, run_id: local.run_id, replicas: replicas.collect() }
+        let groups = local.groups.lock();
+        let replicas = groups.iter().map(|group| (group.group, group.replica, group.raft_id));
+        Hello {
+            lane: lane as u32,
+            cluster_id: local.cluster_id,
+            run_id: local.run_id,
+            address: local.address.clone(),
+            replicas: replicas.collect(),
+        }
     }
 
     fn encode(&self) -> BytesMut {
-        let mut out = BytesMut::with_capacity(FIXED_LEN + self.replicas.len() * GROUP_LEN + 4);
+        let row = |(group, replica, raft_id): &(GroupId, Uuid, RaftId)| ReplicaRow {
+            group: group.0.as_bytes().to_vec(),
+            replica: replica.as_bytes().to_vec(),
+            raft_id: *raft_id,
+        };
+        let body = HelloRow {
+            lane: self.lane,
+            cluster_id: self.cluster_id.as_bytes().to_vec(),
+            run_id: self.run_id.as_bytes().to_vec(),
+            address: self.address.clone(),
+            replicas: self.replicas.iter().map(row).collect(),
+        }
+        .encode_to_vec();
+        let mut out = BytesMut::with_capacity(FIXED_LEN + body.len() + 4);
         out.extend_from_slice(&MAGIC);
         out.put_u8(VERSION);
-        out.put_u8(self.lane);
-        out.put_u16_le(u16::try_from(self.replicas.len()).expect("checked against GROUPS_MAX at start"));
-        out.extend_from_slice(self.cluster_id.as_bytes());
-        out.extend_from_slice(self.run_id.as_bytes());
-        for (group, replica, raft_id) in &self.replicas {
-            out.extend_from_slice(group.0.as_bytes());
-            out.extend_from_slice(replica.as_bytes());
-            out.put_u64_le(*raft_id);
-        }
+        out.put_bytes(0, 3);
+        out.put_u32_le(u32::try_from(body.len()).expect("a node has few groups"));
+        out.extend_from_slice(&body);
         let crc = payload_crc(&out);
         out.put_u32_le(crc);
         out
     }
 
-    /// What is wrong with this peer; `None` when it may be heard.
-    fn objection(&self, local: &Local) -> Option<String> {
-        if self.cluster_id != local.cluster_id {
-            return Some(format!("it belongs to cluster {}, this node to {}", self.cluster_id, local.cluster_id));
+    fn decode(body: &[u8]) -> Result<Hello, &'static str> {
+        let row = HelloRow::decode(body).map_err(|_| "the handshake cannot be decoded")?;
+        if row.replicas.len() > GROUPS_MAX {
+            return Err("too many groups");
         }
+        let uuid = |bytes: &[u8]| Uuid::from_slice(bytes).map_err(|_| "a uuid is not 16 bytes");
+        let replicas = row
+            .replicas
+            .iter()
+            .map(|it| Ok((GroupId(uuid(&it.group)?), uuid(&it.replica)?, it.raft_id)))
+            .collect::<Result<_, &'static str>>()?;
+        Ok(Hello {
+            lane: row.lane,
+            cluster_id: uuid(&row.cluster_id)?,
+            run_id: uuid(&row.run_id)?,
+            address: row.address,
+            replicas,
+        })
+    }
+
+    /// What the acceptor thinks of this peer, by what it has applied.
+    ///
+    /// # Errors
+    /// Why the peer must not be heard at all, in words.
+    pub(super) fn opinion(&self, local: &Local) -> Result<Opinion, String> {
+        if self.cluster_id != local.cluster_id {
+            return Err(format!("it belongs to cluster {}, this node to {}", self.cluster_id, local.cluster_id));
+        }
+        let groups = local.groups.lock();
+        let mut opinion = Opinion::default();
         for (group, replica, raft_id) in &self.replicas {
-            let Some(ours) = local.groups.iter().find(|ours| ours.group == *group) else {
+            let Some(ours) = groups.iter().find(|ours| ours.group == *group) else {
                 continue;
             };
             if *raft_id == ours.raft_id {
-                return Some(format!("it claims raft id {raft_id} of group {group}, which is this node's own"));
+                return Err(format!("it claims raft id {raft_id} of group {group}, which is this node's own"));
             }
-            let born = ours.members.iter().find(|member| member.raft_id == *raft_id);
-            if born.is_some_and(|member| member.replica != *replica) {
-                return Some(format!(
-                    "replica {raft_id} of group {group} has identity {replica}, not the one that the group was born \
-                     with: a wiped disk rejoins under a new raft id"
-                ));
+            let membership = &ours.membership;
+            match membership.members.get(raft_id) {
+                Some(member) if member.replica != *replica => {
+                    return Err(format!(
+                        "replica {raft_id} of group {group} has identity {replica}, the group knows it as {}: a wiped disk \
+                         rejoins under a new raft id",
+                        member.replica
+                    ));
+                }
+                Some(_) => {}
+                None if membership.has_removed(*raft_id) => opinion.removed.push((*group, ours.raft_id)),
+                None => opinion.unknown.push((*group, *raft_id)),
             }
         }
-        None
+        Ok(opinion)
     }
 }
 
-/// Says who we are on a fresh connection and waits for the welcome.
-pub(super) async fn dial(stream: &mut TcpStream, local: &Local, lane: Lane) -> io::Result<()> {
+/// Says who we are on a fresh connection and waits for the welcome. Returns the groups from which this node's replica was
+/// removed, with the number of who says so.
+pub(super) async fn dial(stream: &mut TcpStream, local: &Local, lane: Lane) -> io::Result<Vec<(GroupId, RaftId)>> {
+    let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
     stream.write_all(&Hello::of(local, lane).encode()).await?;
     let verdict = stream.read_u8().await?;
-    let len = usize::from(stream.read_u16_le().await?).min(REASON_MAX);
-    let mut reason = vec![0; len];
-    stream.read_exact(&mut reason).await?;
-    if verdict == 0 {
-        return Ok(());
+    let mut body = vec![0; usize::from(stream.read_u16_le().await?)];
+    stream.read_exact(&mut body).await?;
+    if verdict != 0 {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, String::from_utf8_lossy(&body).into_owned()));
     }
-    Err(io::Error::new(io::ErrorKind::PermissionDenied, String::from_utf8_lossy(&reason).into_owned()))
+    let welcome = WelcomeRow::decode(&body[..]).map_err(|_| bad("the welcome cannot be decoded"))?;
+    let told = |row: ReplicaRow| Ok((GroupId(Uuid::from_slice(&row.group).map_err(|_| bad("no uuid"))?), row.raft_id));
+    welcome.removed.into_iter().take(GROUPS_MAX).map(told).collect()
 }
 
 /// Hears who dials, and welcomes or refuses it.
-pub(super) async fn accept(stream: &mut TcpStream, local: &Local) -> io::Result<Hello> {
-    let hello = read(stream).await;
-    let objection = match &hello {
-        Ok(hello) => hello.objection(local),
-        Err(error) => Some(error.to_string()),
+pub(super) async fn accept(stream: &mut TcpStream, local: &Local) -> io::Result<(Hello, Opinion)> {
+    let heard = read(stream).await;
+    let judged = match &heard {
+        Ok(hello) => hello.opinion(local),
+        Err(error) => Err(error.to_string()),
     };
-    let mut reason = objection.clone().unwrap_or_default();
-    reason.truncate(REASON_MAX);
-    let mut answer = BytesMut::with_capacity(3 + reason.len());
-    answer.put_u8(u8::from(objection.is_some()));
-    answer.put_u16_le(reason.len() as u16);
-    answer.extend_from_slice(reason.as_bytes());
+    let body = match &judged {
+        Ok(opinion) => {
+            let row = |(group, by): &(GroupId, RaftId)| ReplicaRow {
+                group: group.0.as_bytes().to_vec(),
+                replica: Vec::new(),
+                raft_id: *by,
+            };
+            WelcomeRow { removed: opinion.removed.iter().map(row).collect() }.encode_to_vec()
+        }
+        Err(reason) => reason.as_bytes()[..reason.len().min(REASON_MAX)].to_vec(),
+    };
+    let mut answer = BytesMut::with_capacity(3 + body.len());
+    answer.put_u8(u8::from(judged.is_err()));
+    answer.put_u16_le(body.len() as u16);
+    answer.extend_from_slice(&body);
     stream.write_all(&answer).await?;
-    match objection {
-        None => hello,
-        Some(reason) => Err(io::Error::new(io::ErrorKind::PermissionDenied, reason)),
+    match judged {
+        Ok(opinion) => Ok((heard?, opinion)),
+        Err(reason) => Err(io::Error::new(io::ErrorKind::PermissionDenied, reason)),
     }
 }
 
@@ -141,45 +236,48 @@ async fn read(stream: &mut TcpStream) -> io::Result<Hello> {
     if fixed[4] != VERSION {
         return Err(bad("another version of the peer protocol: run the same release on all nodes"));
     }
-    let count = usize::from(u16::from_le_bytes([fixed[6], fixed[7]]));
-    if count > GROUPS_MAX {
-        return Err(bad("too many groups"));
+    let len = u32::from_le_bytes([fixed[8], fixed[9], fixed[10], fixed[11]]) as usize;
+    if len > HELLO_LEN_MAX {
+        return Err(bad("the handshake is too long"));
     }
-    let mut rest = vec![0; count * GROUP_LEN + 4];
+    let mut rest = vec![0; len + 4];
     stream.read_exact(&mut rest).await?;
     let mut whole = BytesMut::from(&fixed[..]);
-    whole.extend_from_slice(&rest);
-    let crc_at = whole.len() - 4;
-    if payload_crc(&whole[..crc_at]).to_le_bytes() != whole[crc_at..] {
+    whole.extend_from_slice(&rest[..len]);
+    if payload_crc(&whole).to_le_bytes() != rest[len..] {
         return Err(bad("checksum of the handshake does not match"));
     }
-    let mut take = &rest[..];
-    let uuid = |take: &mut &[u8]| {
-        let mut bytes = [0; 16];
-        take.copy_to_slice(&mut bytes);
-        Uuid::from_bytes(bytes)
-    };
-    let replicas = (0..count).map(|_| (GroupId(uuid(&mut take)), uuid(&mut take), take.get_u64_le())).collect();
-    let mut head = &fixed[8..];
-    Ok(Hello { lane: fixed[5], cluster_id: uuid(&mut head), run_id: uuid(&mut head), replicas })
+    Hello::decode(&rest[..len]).map_err(bad)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::Arc;
 
-    fn local(cluster: u128, replica: u128) -> Local {
-        let member = |raft_id, replica| Member { raft_id, replica: Uuid::from_u128(replica) };
-        Local {
-            cluster_id: Uuid::from_u128(cluster),
-            run_id: Uuid::from_u128(99),
-            groups: vec![LocalGroup {
-                group: GroupId(Uuid::from_u128(5)),
-                raft_id: 1,
-                replica: Uuid::from_u128(replica),
-                members: vec![member(1, 11), member(2, 22)],
-            }],
-        }
+    use super::super::LocalGroup;
+    use super::*;
+    use crate::seam::{MemberInfo, Membership};
+
+    const GROUP: GroupId = GroupId(Uuid::from_u128(5));
+
+    /// Members 1, 2 and 4; 3 was removed.
+    fn local(cluster: u128) -> Local {
+        let member = |raft_id: RaftId| {
+            (raft_id, MemberInfo { replica: Uuid::from_u128(u128::from(raft_id) * 11), ..MemberInfo::default() })
+        };
+        let membership = Membership {
+            voters: vec![1, 2, 4],
+            members: [1, 2, 4].map(member).into(),
+            highest: 4,
+            ..Membership::default()
+        };
+        let groups = vec![LocalGroup {
+            group: GROUP,
+            raft_id: 1,
+            replica: Uuid::from_u128(11),
+            membership: Arc::new(membership),
+        }];
+        Local::new(Uuid::from_u128(cluster), "a:1".to_owned(), groups)
     }
 
     fn hello(cluster: u128, raft_id: RaftId, replica: u128) -> Hello {
@@ -187,27 +285,39 @@ mod tests {
             lane: 0,
             cluster_id: Uuid::from_u128(cluster),
             run_id: Uuid::from_u128(98),
-            replicas: vec![(GroupId(Uuid::from_u128(5)), Uuid::from_u128(replica), raft_id)],
+            address: "b:2".to_owned(),
+            replicas: vec![(GROUP, Uuid::from_u128(replica), raft_id)],
         }
     }
 
     /// A node of another cluster, two nodes with one id, or a wiped disk under its old id would vote twice.
     #[test]
     fn strangers_are_refused_in_words() {
-        let local = local(1, 11);
-        assert_eq!(hello(1, 2, 22).objection(&local), None);
-        assert!(hello(2, 2, 22).objection(&local).unwrap().contains("cluster"));
-        assert!(hello(1, 1, 11).objection(&local).unwrap().contains("own"));
-        assert!(hello(1, 2, 23).objection(&local).unwrap().contains("wiped"));
+        let local = local(1);
+        assert_eq!(hello(1, 2, 22).opinion(&local), Ok(Opinion::default()));
+        assert!(hello(2, 2, 22).opinion(&local).unwrap_err().contains("cluster"));
+        assert!(hello(1, 1, 11).opinion(&local).unwrap_err().contains("own"));
+        assert!(hello(1, 2, 23).opinion(&local).unwrap_err().contains("wiped"));
+    }
+
+    /// Would break: a removed replica that goes on disturbing, and a new member that a late one never hears.
+    #[test]
+    fn a_removed_replica_is_told_and_a_new_one_is_heard() {
+        let local = local(1);
+        let removed = hello(1, 3, 33).opinion(&local).unwrap();
+        assert_eq!((removed.removed, removed.unknown), (vec![(GROUP, 1)], vec![]));
+        let new = hello(1, 5, 55).opinion(&local).unwrap();
+        assert_eq!((new.removed, new.unknown), (vec![], vec![(GROUP, 5)]));
     }
 
     /// docs/formats.md, "Peer handshake".
     #[test]
     fn golden_bytes() {
-        let bytes = hello(1, 2, 22).encode();
-        assert_eq!(&bytes[..8], b"LMP\x01\x01\x00\x01\x00");
-        assert_eq!(bytes.len(), FIXED_LEN + GROUP_LEN + 4);
-        assert_eq!(bytes[23], 1);
-        assert_eq!(bytes[FIXED_LEN + 32], 2);
+        let hello = hello(1, 2, 22);
+        let bytes = hello.encode();
+        assert_eq!(&bytes[..12], b"LMP\x01\x02\x00\x00\x00\x51\x00\x00\x00");
+        assert_eq!(&bytes[12..16], [0x12, 16, 0, 0], "lane 0 is not written, the cluster comes first");
+        assert_eq!(bytes.len(), 12 + 0x51 + 4);
+        assert_eq!(Hello::decode(&bytes[12..bytes.len() - 4]), Ok(hello));
     }
 }

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::codec::{self, PeerMessage};
-use super::{Lane, Local, PeerNode, handshake};
+use super::{Lane, Local, Replicas, handshake};
 use crate::raft_loop::{Inbox, LoopEvent};
 
 /// Pause before the first new try; doubles up to the longest.
@@ -27,7 +27,13 @@ const GATHER_BYTES_MAX: usize = 4 << 20;
 /// Slices in one `writev` (`IOV_MAX` is 1,024).
 const SLICES_MAX: usize = 512;
 
-/// Runs until the raft loop has ended.
+/// A peer node: its address, and the replicas that live there.
+pub(super) struct PeerNode {
+    pub(super) address: String,
+    pub(super) replicas: Replicas,
+}
+
+/// Runs until the raft loop has ended, or nobody of interest lives there any more.
 pub(super) async fn run(
     local: Arc<Local>,
     peer: PeerNode,
@@ -38,7 +44,7 @@ pub(super) async fn run(
     let mut pause = PAUSE_MIN;
     let mut refused = None;
     loop {
-        match connect(&local, &peer, lane).await {
+        match connect(&local, &peer, lane, &events).await {
             Ok(stream) => {
                 pause = PAUSE_MIN;
                 refused = None;
@@ -58,7 +64,7 @@ pub(super) async fn run(
             Err(error) => {
                 let text = error.to_string();
                 if error.kind() == io::ErrorKind::ConnectionRefused && lane == Lane::Control {
-                    for (group, peer) in &peer.replicas {
+                    for (group, peer) in peer.replicas.lock().iter() {
                         let _ = events.try_send(LoopEvent::Refused { group: *group, peer: *peer });
                     }
                 }
@@ -79,18 +85,21 @@ pub(super) async fn run(
 
 /// Messages to the peer were lost, or may have been.
 fn lost(peer: &PeerNode, events: &Inbox<LoopEvent>) {
-    for (group, peer) in &peer.replicas {
+    for (group, peer) in peer.replicas.lock().iter() {
         // The loop has ended when it takes nothing: so does this task, by its channel.
         let _ = events.try_send(LoopEvent::Unreachable { group: *group, peer: *peer });
     }
 }
 
-async fn connect(local: &Local, peer: &PeerNode, lane: Lane) -> io::Result<TcpStream> {
+async fn connect(local: &Local, peer: &PeerNode, lane: Lane, events: &Inbox<LoopEvent>) -> io::Result<TcpStream> {
     let late = || io::Error::new(io::ErrorKind::TimedOut, "no connection in time");
     let mut stream = timeout(handshake::TIMEOUT, TcpStream::connect(&peer.address)).await.map_err(|_| late())??;
     stream.set_nodelay(true)?;
     super::notice_silence(&stream)?;
-    timeout(handshake::TIMEOUT, handshake::dial(&mut stream, local, lane)).await.map_err(|_| late())??;
+    let dialled = timeout(handshake::TIMEOUT, handshake::dial(&mut stream, local, lane)).await;
+    for (group, by) in dialled.map_err(|_| late())?? {
+        let _ = events.try_send(LoopEvent::Removed { group, by });
+    }
     Ok(stream)
 }
 

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::codec::{self, LENGTH_LEN, MESSAGE_LEN_MAX, PeerMessage};
 use super::{Local, handshake};
-use crate::raft_loop::Inbox;
+use crate::raft_loop::{Inbox, LoopEvent};
 
 /// Bytes read at once when nothing bigger is announced.
 const READ_CHUNK: usize = 256 << 10;
@@ -20,11 +20,22 @@ const READ_CHUNK: usize = 256 << 10;
 const FULL_PAUSE: Duration = Duration::from_millis(1);
 
 /// Serves one connection until it ends.
-pub(super) async fn serve(mut stream: TcpStream, local: &Local, inbox: &Inbox<PeerMessage>) -> io::Result<()> {
+pub(super) async fn serve(
+    mut stream: TcpStream,
+    local: &Local,
+    inbox: &Inbox<PeerMessage>,
+    events: &Inbox<LoopEvent>,
+) -> io::Result<()> {
     stream.set_nodelay(true)?;
     super::notice_silence(&stream)?;
     let late = |_| io::Error::new(io::ErrorKind::TimedOut, "the peer did not say who it is");
-    let hello = timeout(handshake::TIMEOUT, handshake::accept(&mut stream, local)).await.map_err(late)??;
+    let mut changes = local.changes.subscribe();
+    let (hello, opinion) = timeout(handshake::TIMEOUT, handshake::accept(&mut stream, local)).await.map_err(late)??;
+    for (group, peer) in &opinion.unknown {
+        // It is answered at the address that it names, until the log tells of it.
+        let (group, peer, address) = (*group, *peer, hello.address.clone());
+        let _ = events.try_send(LoopEvent::Met { group, peer, address });
+    }
     let bad = |reason: String| io::Error::new(io::ErrorKind::InvalidData, reason);
     let mut buffer = BytesMut::with_capacity(READ_CHUNK);
     loop {
@@ -43,12 +54,25 @@ pub(super) async fn serve(mut stream: TcpStream, local: &Local, inbox: &Inbox<Pe
             if !known {
                 return Err(bad(format!("a message of replica {}, which the peer is not", message.raft.from)));
             }
-            deliver(inbox, message).await?;
+            if !opinion.removed.iter().any(|(group, _)| *group == message.group) {
+                deliver(inbox, message).await?;
+            }
         }
         if buffer.capacity() - buffer.len() < READ_CHUNK / 4 {
             buffer.reserve(READ_CHUNK);
         }
-        if stream.read_buf(&mut buffer).await? == 0 {
+        let read = tokio::select! {
+            read = stream.read_buf(&mut buffer) => read?,
+            Ok(()) = changes.changed() => {
+                let now = hello.opinion(local).map_err(bad)?;
+                if now.removed != opinion.removed {
+                    // Dialled again, it is told.
+                    return Err(bad("a replica of it was removed from its group".to_owned()));
+                }
+                continue;
+            }
+        };
+        if read == 0 {
             return Ok(());
         }
     }

@@ -11,6 +11,7 @@
 
 mod link;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -20,6 +21,7 @@ use ledgermq_protocol::extension::{Forwarded, code, field};
 use ledgermq_protocol::remoting::command::RemotingCommand;
 use ledgermq_protocol::remoting::request_code::RequestCode;
 use ledgermq_protocol::remoting::response_code::ResponseCode;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use self::link::{Link, LinkError};
@@ -86,8 +88,8 @@ fn is_read(code: i32) -> bool {
 /// Passes requests of one group on.
 pub struct Forwarder {
     replica: Arc<Replica>,
-    /// To every other member.
-    links: Vec<(RaftId, Link)>,
+    /// To other members, with the address that each was made for.
+    links: Mutex<HashMap<RaftId, (String, Arc<Link>)>>,
     held: AtomicUsize,
     /// When a client last sent a request for the leader here, in ms since the replica's start; 0 for never.
     asked_ms: AtomicU64,
@@ -106,10 +108,7 @@ enum Leader {
 impl Forwarder {
     /// For one replica. Connects when something is to be passed on.
     pub fn new(replica: Arc<Replica>) -> Arc<Self> {
-        let identity = replica.identity();
-        let others = identity.members.iter().filter(|(id, _)| *id != identity.raft_id);
-        let links = others.map(|(id, address)| (*id, Link::new(address.clone()))).collect();
-        Arc::new(Self { links, held: AtomicUsize::new(0), asked_ms: AtomicU64::new(0), replica })
+        Arc::new(Self { links: Mutex::default(), held: AtomicUsize::new(0), asked_ms: AtomicU64::new(0), replica })
     }
 
     /// Takes a request that this replica cannot serve now. `here` serves it, should this replica come to lead.
@@ -141,9 +140,24 @@ impl Forwarder {
         }
     }
 
+    /// The connection to another member, where it is reached now. As many as there are members.
+    fn link(&self, member: RaftId) -> Option<Arc<Link>> {
+        let address = self.replica.identity().address_of(member)?;
+        let mut links = self.links.lock();
+        if let Some((made_for, link)) = links.get(&member)
+            && *made_for == address
+        {
+            return Some(Arc::clone(link));
+        }
+        links.retain(|id, _| self.replica.identity().address_of(*id).is_some());
+        let link = Arc::new(Link::new(address.clone()));
+        links.insert(member, (address, Arc::clone(&link)));
+        Some(link)
+    }
+
     /// Whether a member would take the leadership over.
     pub async fn may_lead(&self, member: RaftId) -> bool {
-        let Some((_, link)) = self.links.iter().find(|(id, _)| *id == member) else { return false };
+        let Some(link) = self.link(member) else { return false };
         let question = RemotingCommand::request(code::LEDGER_MAY_LEAD, 0);
         let answer = tokio::time::timeout(WAIT_MAX, link.ask(question)).await;
         matches!(answer, Ok(Ok(answer)) if answer.code == ResponseCode::SUCCESS)
@@ -227,7 +241,7 @@ impl Forwarder {
         term: u64,
         deadline: Instant,
     ) -> Result<RemotingCommand, LinkError> {
-        let Some((_, link)) = self.links.iter().find(|(id, _)| *id == leader) else {
+        let Some(link) = self.link(leader) else {
             return Err(LinkError::NotSent);
         };
         let wait_ms = deadline.saturating_duration_since(Instant::now()).as_millis() as u64;
@@ -243,7 +257,7 @@ impl Forwarder {
         let mut answer = answer;
         if let Some(address) = self.replica.identity().address_of(leader) {
             // A hint: an answer without room for it is as good.
-            let _ = answer.ext.try_insert(field::LEADER, address);
+            let _ = answer.ext.try_insert(field::LEADER, &address);
             let _ = answer.ext.try_insert(field::TERM, &term.to_string());
         }
         Ok(answer)

@@ -255,9 +255,15 @@ impl StateMachine for QueueMachine {
         let shared = self.shared.lock();
         let tables = &shared.tables;
         let mut hash = mix(u64::from(tables.genesis), tables.keep.1);
-        if let Some(Membership { voters, learners, voters_outgoing, .. }) = &tables.applied.membership {
+        if let Some(Membership { voters, learners, voters_outgoing, members, highest, .. }) = &tables.applied.membership
+        {
             for members in [voters, learners, voters_outgoing] {
                 hash = members.iter().fold(mix(hash, members.len() as u64), |hash, member| mix(hash, *member));
+            }
+            hash = mix(hash, *highest);
+            for (id, info) in members {
+                let bytes = info.replica.as_bytes().iter().chain(info.peer.as_bytes()).chain(info.client.as_bytes());
+                hash = bytes.fold(mix(hash, *id), |hash, byte| mix(hash, u64::from(*byte)));
             }
         }
         for (queue, (incarnation, next)) in &tables.queues {

@@ -1,0 +1,267 @@
+//! Groups whose members change while clients send 2,000 messages a second: nodes come, take the place of others, die and go. No
+//! send may fail after the client's own retries, nothing acknowledged may be lost, and the replicas that remain must be one.
+
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use ledgermq_tests::checker::{Expect, check};
+use ledgermq_tests::cluster::{Cluster, GROUP, Node, PATIENCE, POLL, alive, report};
+use ledgermq_tests::load::{self, Load, Plan};
+use ledgermq_tests::{program, replicas};
+use serde_json::Value;
+
+const TOPIC: &str = "members";
+
+/// Messages of each producer's history that must be acknowledged between two changes.
+const BETWEEN_CHANGES: u64 = 500;
+
+/// `ledgermq bench produce`, again and again, each time for two seconds: it counts sends that fail after the client's retries.
+struct Bench {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Result<u64>>,
+}
+
+impl Bench {
+    fn start(namesrv: &str) -> Result<Bench> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (namesrv, stopped, program) = (namesrv.to_owned(), Arc::clone(&stop), program::ledgermq()?);
+        let thread = std::thread::Builder::new().name("bench".into()).spawn(move || {
+            let mut rounds = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                let mut command = Command::new(&program);
+                command.args(["bench", "produce", "--namesrv", &namesrv, "--topic", "bench", "--queues", "4"]);
+                command.args(["--rate", "2000", "--in-flight", "64", "--size", "256", "--count", "4000"]);
+                command.args(["--warm-up", "0.1", "--no-limits", "--json"]);
+                let output = program::output(&mut command)?;
+                ensure!(output.status.success(), "sends failed in round {rounds}: {}", program::words(&output));
+                rounds += 1;
+            }
+            Ok(rounds)
+        })?;
+        Ok(Bench { stop, thread })
+    }
+
+    fn stop(self) -> Result<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        let rounds = self.thread.join().map_err(|_| anyhow::anyhow!("the bench's thread panicked"))??;
+        report(&format!("{} sends of the bench, none failed", rounds * 4_000));
+        ensure!(rounds > 0, "nothing was sent");
+        Ok(())
+    }
+}
+
+/// A cluster under load.
+struct Scene {
+    cluster: Cluster,
+    load: Option<Load>,
+    bench: Option<Bench>,
+    folder: tempfile::TempDir,
+    began: Instant,
+}
+
+impl Scene {
+    fn start(nodes: u64) -> Result<Scene> {
+        let cluster = Cluster::start_with(&["--groups", "1", "--nodes", &nodes.to_string()])?;
+        cluster.await_leader(None)?;
+        let folder = tempfile::tempdir()?;
+        let plan = Plan { topic: TOPIC.to_owned(), producers: 4, size: 256 };
+        let load = Load::start(cluster.namesrv(), folder.path(), &plan)?;
+        let bench = Bench::start(cluster.namesrv())?;
+        load.await_acked(BETWEEN_CHANGES)?;
+        Ok(Scene { cluster, load: Some(load), bench: Some(bench), folder, began: Instant::now() })
+    }
+
+    /// `ledgermq admin raft …`.
+    fn raft_output(&self, args: &[&str]) -> Result<Output> {
+        let mut command = Command::new(program::ledgermq()?);
+        command.args(["admin", "--json", "--namesrv", self.cluster.namesrv(), "raft"]).args(args);
+        program::output(&mut command)
+    }
+
+    /// The same, which must go well.
+    fn raft(&self, args: &[&str]) -> Result<Value> {
+        let began = Instant::now();
+        let output = self.raft_output(args)?;
+        ensure!(output.status.success(), "admin raft {args:?}: {}", program::words(&output));
+        let answer = serde_json::from_slice(&output.stdout).context("the answer is no JSON")?;
+        report(&format!("{:?} admin raft {args:?} took {:?}: {answer}", self.began.elapsed(), began.elapsed()));
+        if let Some(load) = &self.load {
+            load.await_acked(BETWEEN_CHANGES)?;
+        }
+        Ok(answer)
+    }
+
+    /// The same, which must be refused with these words.
+    fn refused(&self, args: &[&str], words: &str) -> Result<()> {
+        let output = self.raft_output(args)?;
+        let said = program::words(&output);
+        ensure!(!output.status.success() && said.contains(words), "admin raft {args:?}: {said}");
+        Ok(())
+    }
+
+    fn add_node(&self) -> Result<Node> {
+        let known: Vec<u64> = self.cluster.nodes()?.iter().map(|node| node.id).collect();
+        self.dev(&["add-node"])?;
+        let new = self.cluster.nodes()?.into_iter().find(|node| !known.contains(&node.id));
+        new.context("no node was added")
+    }
+
+    /// Stops a node whose replica was removed, once it has said so.
+    fn remove_node(&self, id: u64) -> Result<()> {
+        let node = self.cluster.node(id)?;
+        if node.pid != 0 && alive(node.pid)? {
+            self.await_words(id, "this replica was removed from its group")?;
+            self.dev(&["remove-node", &id.to_string()])?;
+            return self.cluster.await_end(&node);
+        }
+        self.dev(&["remove-node", &id.to_string()])
+    }
+
+    fn dev(&self, args: &[&str]) -> Result<()> {
+        let mut command = Command::new(program::ledgermq()?);
+        program::run(command.arg("dev").args(args).arg("--dir").arg(self.cluster.dir())).map(drop)
+    }
+
+    fn await_words(&self, node: u64, words: &str) -> Result<()> {
+        let until = Instant::now() + PATIENCE;
+        while !self.cluster.log(node)?.contains(words) {
+            ensure!(Instant::now() < until, "node {node} never said {words:?}");
+            std::thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    /// What each replica says of itself, by Raft id.
+    fn status(&self) -> Result<Vec<Value>> {
+        let output = self.raft_output(&["status"])?;
+        serde_json::from_slice(&output.stdout).context("the status is no JSON")
+    }
+
+    /// The leader's number, as the replicas tell it.
+    fn leading(&self) -> Result<u64> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let status = self.status()?;
+            let leader = status.iter().find(|replica| replica["role"] == "leader");
+            if let Some(id) = leader.and_then(|replica| replica["raftId"].as_u64()) {
+                return Ok(id);
+            }
+            ensure!(Instant::now() < until, "nobody leads: {status:?}");
+            std::thread::sleep(POLL);
+        }
+    }
+
+    fn await_voters(&self, voters: &[u64]) -> Result<()> {
+        let status = self.status()?;
+        let told = status.iter().find(|replica| replica["role"] == "leader").map(|replica| replica["voters"].clone());
+        ensure!(told == Some(Value::from(voters)), "voters are {told:?}, not {voters:?}");
+        Ok(())
+    }
+
+    /// The end: no send failed, nothing acknowledged is lost, and the replicas that are left are one.
+    fn judge(mut self) -> Result<()> {
+        self.bench.take().context("it was judged already")?.stop()?;
+        let files = self.load.take().context("it was judged already")?.stop()?;
+        let history = load::history(&self.cluster, TOPIC, &files)?;
+        let result = check(&history, &Expect::default());
+        report(&format!("{:?}: {result}", self.began.elapsed()));
+        ensure!(result.clean(), "{result}");
+        if self.cluster.nodes()?.len() > 1 {
+            replicas::judge(&mut self.cluster)?;
+        } else {
+            self.cluster.stop()?;
+        }
+        drop(self.folder);
+        Ok(())
+    }
+}
+
+fn wipe(folder: &Path) -> Result<()> {
+    std::fs::remove_dir_all(folder).with_context(|| format!("cannot wipe {}", folder.display()))
+}
+
+fn id(node: &Node) -> String {
+    node.id.to_string()
+}
+
+/// Would break: moving a cluster to other machines while it serves.
+#[test]
+fn all_three_nodes_are_replaced_one_by_one() {
+    let scene = Scene::start(3).unwrap();
+    // Each node's number is its Raft id: `dev` gives out both in order.
+    for old in 1..=3_u64 {
+        let new = scene.add_node().unwrap();
+        scene.raft(&["replace", &old.to_string(), &new.groups[GROUP]]).unwrap();
+        scene.remove_node(old).unwrap();
+    }
+    scene.await_voters(&[4, 5, 6]).unwrap();
+    scene.judge().unwrap();
+}
+
+/// Would break: a cluster that began as one node for a trial, and one that is taken down to it.
+#[test]
+fn one_node_becomes_three_five_three_and_one() {
+    let scene = Scene::start(1).unwrap();
+    for voters in [[2_u64, 3], [4, 5]] {
+        for _ in voters {
+            let new = scene.add_node().unwrap();
+            scene.raft(&["add-learner", &new.groups[GROUP]]).unwrap();
+        }
+        let ids: Vec<String> = voters.iter().map(u64::to_string).collect();
+        if voters[0] == 2 {
+            scene.refused(&["promote", "2"], "two voters").unwrap();
+        }
+        scene.raft(&["promote", &ids[0], &ids[1]]).unwrap();
+    }
+    scene.await_voters(&[1, 2, 3, 4, 5]).unwrap();
+    scene.raft(&["remove", "1", "2"]).unwrap();
+    scene.remove_node(1).unwrap();
+    scene.remove_node(2).unwrap();
+    scene.raft(&["remove", "3", "4"]).unwrap();
+    scene.remove_node(3).unwrap();
+    scene.remove_node(4).unwrap();
+    scene.await_voters(&[5]).unwrap();
+    scene.judge().unwrap();
+}
+
+/// Would break: a group that has lost a machine for good.
+#[test]
+fn a_dead_node_is_replaced() {
+    let scene = Scene::start(3).unwrap();
+    let follower = scene.cluster.follower().unwrap();
+    scene.cluster.kill(follower.id).unwrap();
+    wipe(&follower.data_dir).unwrap();
+    // A wiped folder must not look like a first start.
+    assert!(!scene.cluster.restart_output(follower.id).unwrap().status.success());
+    let leader = scene.leading().unwrap();
+    let other = (1..=3).find(|it| *it != leader && *it != follower.id).unwrap();
+    scene.refused(&["remove", &other.to_string(), "--two-voters"], "needs 2").unwrap();
+    let new = scene.add_node().unwrap();
+    scene.raft(&["replace", &id(&follower), &new.groups[GROUP]]).unwrap();
+    scene.remove_node(follower.id).unwrap();
+    scene.judge().unwrap();
+}
+
+/// Would break: a replacement that is cut short by the death of the leader.
+#[test]
+fn the_leader_dies_in_the_middle_of_a_replacement() {
+    let scene = Scene::start(3).unwrap();
+    let old = scene.cluster.follower().unwrap();
+    let new = scene.add_node().unwrap();
+    let leader = scene.cluster.leader().unwrap();
+    std::thread::scope(|threads| {
+        let verb = threads.spawn(|| scene.raft(&["replace", &id(&old), &new.groups[GROUP]]));
+        scene.await_words(new.id, "membership changed").unwrap();
+        scene.cluster.kill(leader.id).unwrap();
+        scene.cluster.await_leader(Some(leader.id)).unwrap();
+        scene.cluster.restart(leader.id).unwrap();
+        verb.join().unwrap().unwrap();
+    });
+    scene.remove_node(old.id).unwrap();
+    scene.judge().unwrap();
+}
