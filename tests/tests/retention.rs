@@ -98,6 +98,22 @@ fn check_kept(history: &History, broker: &str, begins: &[u64]) -> Result<usize> 
     Ok(kept)
 }
 
+/// Queue and offset of what a consumer of the group `late` is given by the command line.
+fn consume(cluster: &Cluster, topic: &str, more: &[&str]) -> Result<Vec<(u64, u64)>> {
+    let mut command = std::process::Command::new(program::ledgermq()?);
+    command.args(["consume", "--namesrv", cluster.namesrv(), "--topic", topic, "--group", "late", "--json"]).args(more);
+    let done = program::output(&mut command)?;
+    ensure!(done.status.success(), "consume: {}", program::words(&done));
+    let number = |message: &serde_json::Value, name: &str| message[name].as_u64().context("not a message");
+    String::from_utf8_lossy(&done.stdout)
+        .lines()
+        .map(|line| {
+            let message: serde_json::Value = serde_json::from_str(line)?;
+            Ok((number(&message, "queue")?, number(&message, "queue_offset")?))
+        })
+        .collect()
+}
+
 fn inspect(command: &str, folder: &Path) -> Result<()> {
     let done =
         program::output(std::process::Command::new(program::ledgermq()?).args(["inspect", command]).arg(folder))?;
@@ -112,6 +128,8 @@ fn a_log_that_is_kept_short_loses_nothing_that_it_keeps() {
     let dir = tempfile::tempdir().unwrap();
     let plan = Plan { topic: "short".into(), producers: 4, size: 8_192 };
     let load = Load::start(cluster.namesrv(), dir.path(), &plan).unwrap();
+    load.await_acked(100).unwrap();
+    assert_eq!(consume(&cluster, "short", &["--max", "8"]).unwrap().len(), 8);
     for _ in 0..4 {
         load.await_acked(800).unwrap();
         let leader = cluster.await_leader(None).unwrap();
@@ -147,6 +165,14 @@ fn a_log_that_is_kept_short_loses_nothing_that_it_keeps() {
     assert_eq!(ask(&leader, code::SEARCH_OFFSET, "short", 2, &at(earliest), "offset").unwrap(), begins[2]);
     let gone = connection.call(code::VIEW_MESSAGE, &[("offset", "48".to_owned())], &[]).unwrap();
     assert!(gone.code == 1 && gone.remark.contains("no message at"), "{gone:?}");
+
+    // A consumer that stands far in front of that goes on with the first message that is kept.
+    let read = consume(&cluster, "short", &[]).unwrap();
+    let finals: Vec<_> = history.events.iter().filter(|event| matches!(event, Event::Final { .. })).collect();
+    assert_eq!(read.len(), finals.len());
+    for (queue, begin) in begins.iter().enumerate() {
+        assert_eq!(read.iter().filter(|(of, _)| *of == queue as u64).map(|(_, offset)| offset).min(), Some(begin));
+    }
 
     let folders = replicas::folders(&cluster).unwrap();
     replicas::judge(&mut cluster).unwrap();

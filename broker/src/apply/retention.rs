@@ -27,10 +27,17 @@ impl BrokerMachine {
         let keys: Vec<TopicKey> = self.live.topics.values().map(|live| live.topic.key().clone()).collect();
         for key in keys {
             for queue in 0..self.live.topics[&key.name].min.len() as u32 {
-                let first = self.first_from(&key, queue, kept.pos).map_err(|error| queue_failed(index, &error))?;
-                let min = &mut self.live.topics.get_mut(&key.name).expect("just seen").min[queue as usize];
-                if first > *min {
-                    *min = first;
+                let at = queue as usize;
+                let live = &self.live.topics[&key.name];
+                if live.min[at] == live.next[at] || live.min_pos[at] >= kept.pos {
+                    continue;
+                }
+                let found = self.first_from(&key, queue, kept.pos);
+                let (first, pos) = found.map_err(|error| queue_failed(index, &error))?;
+                let live = self.live.topics.get_mut(&key.name).expect("just seen");
+                live.min_pos[at] = pos;
+                if first > live.min[at] {
+                    live.min[at] = first;
                     self.raised.push((key.clone(), queue));
                 }
             }
@@ -38,23 +45,25 @@ impl BrokerMachine {
         Ok(())
     }
 
-    /// Offset of the first message of a queue that lies at or behind `pos`; the next offset when there is none.
-    fn first_from(&self, key: &TopicKey, queue: u32, pos: u64) -> Result<u64, QueueError> {
+    /// Offset and position of the first message of a queue that lies at or behind `pos`; the next offset, and 0, when there is
+    /// none.
+    fn first_from(&self, key: &TopicKey, queue: u32, pos: u64) -> Result<(u64, u64), QueueError> {
         let live = &self.live.topics[&key.name];
         let touched = live.touched[queue as usize];
         let fresh = (touched != UNTOUCHED).then(|| &self.touched[touched]);
         let (mut low, mut high) = (live.min[queue as usize], live.next[queue as usize]);
         // Mostly nothing of a queue lies before, and one look tells.
-        let mut middle = low;
+        let (mut middle, mut first_pos) = (low, 0);
         while low < high {
-            if self.position_of(key, queue, middle, fresh)? < pos {
-                low = middle + 1
+            let found = self.position_of(key, queue, middle, fresh)?;
+            if found < pos {
+                low = middle + 1;
             } else {
-                high = middle
+                (high, first_pos) = (middle, found);
             }
             middle = low + (high - low) / 2;
         }
-        Ok(low)
+        Ok((low, first_pos))
     }
 
     /// Where a message of a queue lies: its unit may be one of the open round, which are not in the file yet.
