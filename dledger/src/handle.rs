@@ -294,6 +294,17 @@ impl<S: Stamper> GroupHandle<S> {
         wait.await.map_err(|_| ChangeError::Stopping)?
     }
 
+    /// Whether [`Self::change_membership`] would propose this now.
+    ///
+    /// # Errors
+    /// [`ChangeError`]: why not.
+    pub async fn may_change_membership(&self, steps: Vec<MemberChange>, two_voters: bool) -> Result<(), ChangeError> {
+        let (answer, wait) = oneshot::channel();
+        let input = LoopInput::MayChangeMembers { slot: self.slot, steps, two_voters, answer };
+        self.input.try_send(input).map_err(|_| ChangeError::Stopping)?;
+        wait.await.map_err(|_| ChangeError::Stopping)?
+    }
+
     /// Committed index as of the last round of the raft loop.
     pub fn commit_index(&self) -> u64 {
         self.published.commit.load(Ordering::Acquire)

@@ -63,6 +63,12 @@ pub(crate) enum LoopInput<S: Stamper> {
         two_voters: bool,
         answer: oneshot::Sender<Result<u64, ChangeError>>,
     },
+    MayChangeMembers {
+        slot: usize,
+        steps: Vec<MemberChange>,
+        two_voters: bool,
+        answer: oneshot::Sender<Result<(), ChangeError>>,
+    },
 }
 
 /// What the other threads report.
@@ -383,6 +389,9 @@ impl<S: Stamper> RaftLoop<S> {
             LoopInput::Transfer { slot, to } => self.slots[slot].core.transfer_leader(to),
             LoopInput::ChangeMembers { slot, steps, two_voters, answer } => {
                 let _ = answer.send(self.slots[slot].core.change_membership(&steps, two_voters));
+            }
+            LoopInput::MayChangeMembers { slot, steps, two_voters, answer } => {
+                let _ = answer.send(self.slots[slot].core.may_change_membership(&steps, two_voters));
             }
         }
     }

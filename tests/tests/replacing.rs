@@ -203,6 +203,38 @@ fn all_three_nodes_are_replaced_one_by_one() {
     scene.judge().unwrap();
 }
 
+/// Would break: growing and shrinking, and every refusal that keeps an operator from stopping his group.
+#[test]
+fn a_group_grows_to_five_and_shrinks_to_three() {
+    let scene = Scene::start(3).unwrap();
+    scene.refused(&["remove", "3"], "two voters").unwrap();
+    scene.refused(&["remove", "1", "2", "3"], "last voter").unwrap();
+    scene.refused(&["promote", "9", "--timeout", "1"], "no member").unwrap();
+    scene.refused(&["remove", "9"], "never was a member").unwrap();
+    for _ in 0..2 {
+        let new = scene.add_node().unwrap();
+        scene.raft(&["add-learner", &new.groups[GROUP]]).unwrap();
+        scene.raft(&["promote", &id(&new)]).unwrap();
+    }
+    // The same place under another name: everybody dials it anew.
+    let by_name = scene.cluster.node(2).unwrap().raft.replace("127.0.0.1", "localhost");
+    scene.raft(&["move", "2", "--peer", &by_name]).unwrap();
+    let status = scene.status().unwrap();
+    let members = status.iter().flat_map(|replica| replica["members"].as_array()).flatten();
+    assert!(members.filter(|it| it["raftId"] == 2).all(|it| it["peer"] == Value::from(by_name.as_str())), "{status:?}");
+    scene.await_voters(&[1, 2, 3, 4, 5]).unwrap();
+    let other = 1 + scene.leading().unwrap() % 5;
+    scene.raft(&["transfer", &other.to_string()]).unwrap();
+    assert_eq!(scene.leading().unwrap(), other);
+    let leader = scene.leading().unwrap();
+    scene.raft(&["remove", &leader.to_string()]).unwrap();
+    scene.remove_node(leader).unwrap();
+    let follower = (1..=5).find(|it| *it != leader && *it != scene.leading().unwrap()).unwrap();
+    scene.raft(&["remove", &follower.to_string()]).unwrap();
+    scene.remove_node(follower).unwrap();
+    scene.judge().unwrap();
+}
+
 /// Would break: a cluster that began as one node for a trial, and one that is taken down to it.
 #[test]
 fn one_node_becomes_three_five_three_and_one() {

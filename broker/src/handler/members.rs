@@ -108,7 +108,11 @@ pub async fn change(replica: Arc<Replica>, forwarder: Arc<Forwarder>, request: R
     };
     let steps = change.steps();
     let own = replica.identity().raft_id;
-    if change.remove.contains(&own) && replica.serves() {
+    if change.remove.contains(&own) && replica.serves() && !change.is_done(&replica.handle.membership()) {
+        // Not for a change that is refused afterwards.
+        if let Err(error) = allowed(&replica, &steps, change.two_voters).await {
+            return responder.refuse(ResponseCode::INVALID_PARAMETER, error.to_string());
+        }
         let left = leading::hand_over_to_other(&replica, &forwarder, &change.remove, "it is to leave the group").await;
         if !left {
             let remark = "this replica leads and no other voter could take over: try again";
@@ -157,6 +161,23 @@ pub async fn change(replica: Arc<Replica>, forwarder: Arc<Forwarder>, request: R
         CHANGE_TIMEOUT.as_secs()
     );
     responder.refuse(ResponseCode::SYSTEM_ERROR, remark);
+}
+
+/// Whether the log would take this change; looked at again for what may pass by itself.
+async fn allowed(replica: &Replica, steps: &[MemberChange], two_voters: bool) -> Result<(), ChangeError> {
+    let began = Instant::now();
+    loop {
+        match replica.handle.may_change_membership(steps.to_vec(), two_voters).await {
+            Err(ChangeError::UnderWay | ChangeError::Behind { .. } | ChangeError::NoQuorum { .. })
+                if began.elapsed() < HEAR_TIMEOUT =>
+            {
+                tokio::time::sleep(LOOK_INTERVAL).await;
+            }
+            // It leads no more: whoever does judges for itself.
+            Err(ChangeError::NotLeader { .. }) => return Ok(()),
+            judged => return judged,
+        }
+    }
 }
 
 /// Waits until a majority of the voters know that the change is committed: should this leader die, they elect by it.

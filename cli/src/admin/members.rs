@@ -1,4 +1,4 @@
-//! `ledgermq admin raft transfer|add-learner|promote|remove|replace`: who is in a group, and who leads it.
+//! `ledgermq admin raft transfer|add-learner|promote|remove|replace|move`: who is in a group, and who leads it.
 //!
 //! The leader is found by what the replicas say, asked, and asked again should it change meanwhile; a verb is done when the
 //! leader's applied membership shows it. So a verb that was cut short can be given again.
@@ -95,6 +95,37 @@ pub(super) struct ReplaceArgs {
     timeout: u64,
     #[command(flatten)]
     group: GroupArg,
+}
+
+/// New addresses.
+#[derive(Debug, Args)]
+pub(super) struct MoveArgs {
+    /// Raft id of the member
+    id: u64,
+    /// host:port at which its node hears the other nodes from now on
+    #[arg(long, required_unless_present = "client")]
+    peer: Option<String>,
+    /// host:port that clients are told from now on
+    #[arg(long)]
+    client: Option<String>,
+    #[command(flatten)]
+    group: GroupArg,
+}
+
+/// Tells the group where a member is reached.
+pub(super) async fn move_member(admin: &Admin, args: MoveArgs, as_json: bool) -> Result<()> {
+    let group = group(admin, &args.group).await?;
+    let (_, now) = leader(admin, &group).await?;
+    let mut wanted = member(&now, args.id).with_context(|| format!("{} is no member of {group}", args.id))?;
+    for (key, address) in [("peer", args.peer), ("client", args.client)] {
+        if let Some(address) = address {
+            wanted[key] = json!(address);
+        }
+    }
+    let done = |now: &Value| member(now, args.id).as_ref() == Some(&wanted);
+    let status = change(admin, &group, &json!({ "moves": [wanted] }), done).await?;
+    report(&status, &group, as_json);
+    Ok(())
 }
 
 /// Hands the leadership over.
@@ -225,6 +256,11 @@ pub(crate) async fn leader(admin: &Admin, group: &str) -> Result<(String, Value)
 
 fn ids(status: &Value, key: &str) -> Vec<u64> {
     status[key].as_array().into_iter().flatten().filter_map(Value::as_u64).collect()
+}
+
+/// What the table of members says of one.
+fn member(status: &Value, id: u64) -> Option<Value> {
+    status["members"].as_array()?.iter().find(|it| it["raftId"] == json!(id)).cloned()
 }
 
 fn is_voter(status: &Value, id: u64) -> bool {

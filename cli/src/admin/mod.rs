@@ -58,6 +58,8 @@ enum RaftCommand {
     Remove(members::RemoveArgs),
     /// Put a new member in the place of another: learner, log, then vote and removal in one step
     Replace(members::ReplaceArgs),
+    /// Tell the group new addresses of a member
+    Move(members::MoveArgs),
 }
 
 /// Runs the subcommand.
@@ -78,6 +80,7 @@ pub(crate) fn run(args: AdminArgs) -> Result<()> {
                 RaftCommand::Promote(of) => members::promote(&admin, of, args.json).await,
                 RaftCommand::Remove(of) => members::remove(&admin, of, args.json).await,
                 RaftCommand::Replace(of) => members::replace(&admin, of, args.json).await,
+                RaftCommand::Move(of) => members::move_member(&admin, of, args.json).await,
             },
         }
     })

@@ -23,9 +23,9 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let raft_id: u64 = raft_id.parse()?;
     let members: Vec<MemberAddress> = (1..)
         .zip(addresses.split(','))
-        .map(|(raft_id, address)| MemberAddress { raft_id, address: address.to_owned() })
+        .map(|(raft_id, address)| MemberAddress { raft_id, peer: address.to_owned(), client: address.to_owned() })
         .collect();
-    let listen = members[raft_id as usize - 1].address.parse()?;
+    let listen = members[raft_id as usize - 1].peer.parse()?;
     let tuning = GroupTuning { first_campaign_ticks: (raft_id == 1).then_some(2..4), ..GroupTuning::default() };
     let (cluster_id, group) = (cluster_id.parse()?, GroupId(group.parse()?));
     let setup = GroupSetup {

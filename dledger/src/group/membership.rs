@@ -156,14 +156,7 @@ impl<S: Stamper> GroupCore<S> {
     /// # Errors
     /// [`ChangeError`]: nothing was proposed.
     pub fn change_membership(&mut self, steps: &[MemberChange], two_voters: bool) -> Result<u64, ChangeError> {
-        if !self.serves_now() {
-            return Err(ChangeError::NotLeader { leader: self.known_leader() });
-        }
-        let busy = self.raft.raft.has_pending_conf() || !self.conf_indexes.is_empty() || self.membership.is_joint();
-        if busy || self.raft.raft.lead_transferee.is_some() || self.transfer_to.is_some() {
-            return Err(ChangeError::UnderWay);
-        }
-        self.judge(steps, two_voters)?;
+        self.may_change_membership(steps, two_voters)?;
         let removes_first =
             plant::on(Bug::RemoveBeforeAdd) && steps.iter().any(|it| matches!(it, MemberChange::Remove(_)));
         let taken = steps.iter().filter(|step| !removes_first || matches!(step, MemberChange::Remove(_)));
@@ -173,6 +166,21 @@ impl<S: Stamper> GroupCore<S> {
         let context = members::encode(&self.to_be_told(steps));
         self.raft.propose_conf_change(context, change).map_err(|_| ChangeError::UnderWay)?;
         Ok(self.raft.raft.raft_log.last_index())
+    }
+
+    /// Whether such a change would be proposed now.
+    ///
+    /// # Errors
+    /// [`ChangeError`]: why not.
+    pub fn may_change_membership(&self, steps: &[MemberChange], two_voters: bool) -> Result<(), ChangeError> {
+        if !self.serves_now() {
+            return Err(ChangeError::NotLeader { leader: self.known_leader() });
+        }
+        let busy = self.raft.raft.has_pending_conf() || !self.conf_indexes.is_empty() || self.membership.is_joint();
+        if busy || self.raft.raft.lead_transferee.is_some() || self.transfer_to.is_some() {
+            return Err(ChangeError::UnderWay);
+        }
+        self.judge(steps, two_voters)
     }
 
     fn single(&self, step: &MemberChange) -> ConfChangeSingle {
