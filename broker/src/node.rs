@@ -176,7 +176,7 @@ impl BrokerNode {
         let room = Room::new(&config.data_dir, config.disk_keep_bytes, segment_sizes);
         timers.spawn(Arc::clone(&room).watch());
         for (((group, handle), identity), parts) in config.groups.iter().zip(handles).zip(identities).zip(parts) {
-            let opened = parts.opened.get().expect("an open node has opened its layers").clone();
+            let opened = parts.opened.lock().clone().expect("an open node has opened its layers");
             let waiting = (parts.pulls, parts.woken.applied.clone());
             let room = Arc::clone(&room);
             replicas.push(Arc::new(make_replica(&config, group, handle, (identity, room), opened, waiting)));

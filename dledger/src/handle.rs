@@ -9,6 +9,7 @@ use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
 use crate::group::{ChangeError, MemberChange};
+use crate::log::Doubts;
 use crate::log::costs::{LogCosts, LogCounters};
 use crate::log::view::LogView;
 use crate::raft_loop::{ApplyRequest, Inbox, LoopInput};
@@ -61,6 +62,9 @@ pub enum Unfit {
     /// [`GroupTuning::clock_off_max`](crate::group::GroupTuning::clock_off_max).
     #[error("its wall clock is off the others'")]
     ClockOff,
+    /// It may lack entries that it has acknowledged, and abstains from elections until it has them again.
+    #[error("its log may lack what it has acknowledged")]
+    InDoubt,
 }
 
 impl Unfit {
@@ -69,11 +73,12 @@ impl Unfit {
             None => 0,
             Some(Unfit::DiskHangs) => 1,
             Some(Unfit::ClockOff) => 2,
+            Some(Unfit::InDoubt) => 3,
         }
     }
 
     fn of_code(code: u8) -> Option<Unfit> {
-        [Unfit::DiskHangs, Unfit::ClockOff].into_iter().find(|unfit| Unfit::code(Some(*unfit)) == code)
+        [Unfit::DiskHangs, Unfit::ClockOff, Unfit::InDoubt].into_iter().find(|unfit| Unfit::code(Some(*unfit)) == code)
     }
 }
 
@@ -134,6 +139,8 @@ pub struct GroupStatus {
     pub standing: Standing,
     /// Why this replica should not lead, if so.
     pub unfit: Option<Unfit>,
+    /// Why it abstains from elections; none: it votes.
+    pub doubts: Doubts,
     /// How far its wall clock is off the median of the group's, in ms; `None` with fewer than three known clocks.
     pub clock_off_ms: Option<u64>,
     /// On a leader: for each other member, the index known to be durable there and whether it was heard of lately.

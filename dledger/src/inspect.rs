@@ -41,6 +41,20 @@ pub enum InspectError {
         /// The system's own words.
         source: io::Error,
     },
+    /// Acknowledged entries have gone bad at the end of the log.
+    #[error(
+        "the log in {} has a hole at position {pos}, behind entry {last}, with frames behind it farther than one write job \
+         reaches: entries there have gone bad; a start cuts the log at the hole, and the replica abstains from elections until \
+         it has them again from its leader", dir.display()
+    )]
+    Hole {
+        /// The group's folder.
+        dir: PathBuf,
+        /// Index of the last good entry.
+        last: u64,
+        /// Where it ends.
+        pos: LogPos,
+    },
     /// A comparison needs two.
     #[error("name at least two group folders to compare")]
     TooFew,

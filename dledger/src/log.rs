@@ -9,6 +9,7 @@
 //! A group's folder holds `meta` and `log/`; docs/formats.md draws every byte.
 
 pub mod costs;
+pub mod doubts;
 pub mod frame;
 pub mod index;
 pub mod meta;
@@ -20,6 +21,7 @@ pub mod view;
 pub mod writer;
 
 pub use costs::{LogCosts, LogCounters};
+pub use doubts::Doubts;
 pub use frame::{Blank, FrameError, HEADER_LEN, Header, Layout, Placement, frame_len, make_header, payload_crc};
 pub use index::SparseIndex;
 pub use meta::{FirstFrame, GroupConstants, Identity, Member, Meta, MetaError, MetaFile};

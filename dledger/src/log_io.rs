@@ -5,8 +5,9 @@
 //! shows data that the disk does not have, and a retry would succeed without having written it.
 
 use std::io;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::group::WriteTask;
 use crate::log::meta::FirstFrame;
@@ -15,6 +16,12 @@ use crate::types::FramePos;
 
 /// Bytes of frames between two syncs of a group: recovery takes a hole of at most this length for a torn job (2.9).
 pub const JOB_BYTES_MAX: u64 = 8 << 20;
+
+/// Longest time that a written frame of an asynchronous group waits for its sync.
+pub const ASYNC_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Bytes of unsynced log at which an asynchronous group is synced at once.
+pub const ASYNC_BYTES_MAX: u64 = 4 << 20;
 
 /// What the thread is asked to do.
 pub(crate) enum IoRequest {
@@ -55,7 +62,8 @@ pub(crate) fn write(writer: &mut LogWriter, tasks: &[WriteTask]) -> io::Result<(
     Ok(())
 }
 
-/// The second half of [`carry_out`]: what was written is durable.
+/// The second half of [`carry_out`]: what was written is durable, or in the page cache of a group that answers from there.
+/// Terms, votes, membership changes and cuts are synced all the same.
 ///
 /// # Errors
 /// As for [`carry_out`].
@@ -63,9 +71,25 @@ pub(crate) fn sync(writer: &mut LogWriter, tasks: &[WriteTask]) -> io::Result<Op
     let Some(last) = tasks.last() else {
         return Ok(None);
     };
-    let durable = writer.sync()?;
+    let lazy = writer.meta().async_flush && tasks.iter().all(|task| task.job.is_frames_only());
+    let durable = if lazy { writer.publish_written() } else { writer.sync()? };
     assert_eq!(durable.index, last.tail.index, "the log ends elsewhere than the job says");
     Ok(Some((last.number, durable)))
+}
+
+/// What an asynchronous group has not synced yet.
+#[derive(Default)]
+struct Unsynced(Option<Instant>);
+
+impl Unsynced {
+    /// After jobs: when their sync is due.
+    fn note(&mut self, writer: &LogWriter) {
+        match writer.unsynced_bytes() {
+            0 => self.0 = None,
+            bytes if bytes >= ASYNC_BYTES_MAX => self.0 = Some(Instant::now()),
+            _ => self.0 = Some(self.0.unwrap_or_else(|| Instant::now() + ASYNC_INTERVAL)),
+        }
+    }
 }
 
 /// Runs until [`IoRequest::Stop`]; gives the writers back. `report` is called with slot, job number and last durable
@@ -77,12 +101,20 @@ pub(crate) fn run(
 ) -> Result<Vec<LogWriter>, (usize, io::Error)> {
     let mut waiting: Vec<Vec<WriteTask>> = writers.iter().map(|_| Vec::new()).collect();
     let mut removals: Vec<Option<FirstFrame>> = writers.iter().map(|_| None).collect();
+    let mut unsynced: Vec<Unsynced> = writers.iter().map(|_| Unsynced::default()).collect();
     let mut stop = false;
     while !stop {
-        let Ok(first) = requests.recv() else {
-            break;
+        let due = unsynced.iter().filter_map(|it| it.0).min();
+        let first = match due.map(|at| requests.recv_deadline(at)) {
+            None => requests.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(received) => received,
         };
-        for request in std::iter::once(first).chain(requests.try_iter()) {
+        let first = match first {
+            Ok(first) => Some(first),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => break,
+        };
+        for request in first.into_iter().chain(requests.try_iter()) {
             match request {
                 IoRequest::Write(slot, task) => waiting[slot].push(*task),
                 IoRequest::RemoveBefore(slot, first) => removals[slot] = Some(first),
@@ -94,6 +126,12 @@ pub(crate) fn run(
                 report(slot, number, durable);
             }
             tasks.clear();
+            let writer = &mut writers[slot];
+            unsynced[slot].note(writer);
+            if unsynced[slot].0.is_some_and(|at| at <= Instant::now()) {
+                writer.sync().map_err(|error| (slot, error))?;
+                unsynced[slot] = Unsynced::default();
+            }
         }
         // Behind the jobs: whoever waits for those does not wait for the removal of files.
         for (slot, removal) in removals.iter_mut().enumerate() {

@@ -54,7 +54,7 @@ pub struct MemberAddress {
 }
 
 /// Makes the layer above of one group: see [`replica::open`].
-pub type Layer<S, M> = Box<dyn FnOnce(&Meta, &LogView) -> Result<(S, M), String> + Send>;
+pub type Layer<S, M> = Box<dyn FnMut(&Meta, &LogView) -> Result<(S, M), String> + Send>;
 
 /// A group to run on the node. Its folder exists ([`replica::create`]).
 pub struct GroupSetup<S: Stamper, M: StateMachine> {

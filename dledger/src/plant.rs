@@ -50,11 +50,23 @@ pub enum Bug {
     RemovedStillCounts,
     /// A replacement removes the old member before the new one has its vote.
     RemoveBeforeAdd,
+    /// A replica in doubt about its log votes and stands for election.
+    AbstainerVotes,
+    /// A replica in doubt votes again as soon as a leader has told it what to reach.
+    DoubtEndsEarly,
+    /// A leader goes on counting what a peer acknowledged before its restart.
+    MatchedKept,
+    /// Messages of a peer's earlier run are taken for its present word.
+    EarlierRunHeard,
+    /// A shortened follower takes a heartbeat's commit index as it comes.
+    HeartbeatNotClamped,
+    /// A lost page cache is no reason to doubt, although answers did not wait for syncs.
+    BootIdIgnored,
 }
 
 impl Bug {
     /// All of them, in a fixed order.
-    pub const ALL: [Bug; 21] = [
+    pub const ALL: [Bug; 27] = [
         Bug::VoteNotSynced,
         Bug::AckBeforeQuorum,
         Bug::UnchainedCrc,
@@ -76,6 +88,12 @@ impl Bug {
         Bug::RaftIdReused,
         Bug::RemovedStillCounts,
         Bug::RemoveBeforeAdd,
+        Bug::AbstainerVotes,
+        Bug::DoubtEndsEarly,
+        Bug::MatchedKept,
+        Bug::EarlierRunHeard,
+        Bug::HeartbeatNotClamped,
+        Bug::BootIdIgnored,
     ];
 
     /// Name for the command line.
@@ -102,6 +120,12 @@ impl Bug {
             Bug::RaftIdReused => "raft-id-reused",
             Bug::RemovedStillCounts => "removed-still-counts",
             Bug::RemoveBeforeAdd => "remove-before-add",
+            Bug::AbstainerVotes => "abstainer-votes",
+            Bug::DoubtEndsEarly => "doubt-ends-early",
+            Bug::MatchedKept => "matched-kept",
+            Bug::EarlierRunHeard => "earlier-run-heard",
+            Bug::HeartbeatNotClamped => "heartbeat-not-clamped",
+            Bug::BootIdIgnored => "boot-id-ignored",
         }
     }
 

@@ -12,12 +12,14 @@ use uuid::Uuid;
 
 use crate::apply::Applier;
 use crate::fs::Fs;
-use crate::group::{Clock, GroupCore, GroupError, GroupStart, GroupTuning};
+use crate::group::{Clock, Flush, GroupCore, GroupError, GroupStart, GroupTuning};
+use crate::log::Doubts;
 use crate::log::meta::{GroupConstants, Identity, Member, Meta, MetaError, MetaFile};
-use crate::log::recovery::{RecoveryError, TailState, recover};
+use crate::log::recovery::{Recovered, RecoveryError, TailState, recover};
 use crate::log::segment::SegmentSupply;
 use crate::log::view::{LogView, ViewError};
 use crate::log::writer::LogWriter;
+use crate::plant::{self, Bug};
 use crate::seam::{ApplyError, MemberInfo, Stamper, StateMachine};
 use crate::types::{GroupId, RaftId};
 
@@ -130,13 +132,14 @@ pub enum OpenError {
 }
 
 /// Opens a replica. `layer` makes the layer above, given who this is, the constants, the generation of its state
-/// folder and the read side of the log.
+/// folder and the read side of the log. It is asked a second time, for a new generation, when what it held first had taken
+/// in more than the log still has: everything that was made of the lost entries is dropped with the rest (R6).
 ///
 /// # Errors
 /// [`OpenError`]; nothing on disk was cut then, but for a torn tail that no acknowledgement covered.
 pub fn open<S: Stamper, M: StateMachine>(
     params: OpenReplica<'_>,
-    layer: impl FnOnce(&Meta, &LogView) -> Result<(S, M), String>,
+    mut layer: impl FnMut(&Meta, &LogView) -> Result<(S, M), String>,
 ) -> Result<Replica<S, M>, OpenError> {
     let OpenReplica { fs, dir, expected, boot_id, supply, tuning, seed, clock, addresses } = params;
     let (meta_file, mut meta) = MetaFile::open(fs, dir)?;
@@ -159,18 +162,35 @@ pub fn open<S: Stamper, M: StateMachine>(
     }
     // R9: what the log proves is written down before anything leaves.
     (meta.term, meta.vote, meta.commit_hint) = meta.hard_state(&tail);
+    meta.doubts |= new_doubts(&meta, &recovered, boot_id);
+    if !meta.doubts.is_none() {
+        tracing::warn!(%group, doubts = %meta.doubts, ?tail, "abstains from elections until it has caught up");
+    }
+    meta.async_flush = tuning.flush == Flush::Async;
     meta.boot_id = boot_id;
     meta.clean_shutdown = false;
-    meta.suspect |= tail_state == TailState::TornJob;
+    meta.run += 1;
     let supply = match supply {
         Supply::Inline => SegmentSupply::inline(fs, dir, layout),
         Supply::Background { pace } => SegmentSupply::background(fs, dir, layout, pace),
     };
     let supply = supply.map_err(io)?;
-    let writer = LogWriter::open(fs, dir, meta_file, meta.clone(), recovered, supply).map_err(io)?;
+    let mut writer = LogWriter::open(fs, dir, meta_file, meta.clone(), recovered, supply).map_err(io)?;
     let view = writer.view();
 
-    let (stamper, machine) = layer(&meta, &view).map_err(|reason| OpenError::Layer { group, reason })?;
+    let layer_error = |reason| OpenError::Layer { group, reason };
+    let (mut stamper, mut machine) = layer(&meta, &view).map_err(layer_error)?;
+    let applied = machine.applied().at;
+    if applied.index > tail.index && meta.first.index == 1 {
+        drop((stamper, machine));
+        let lost_generation = meta.generation;
+        meta.generation += 1;
+        meta.doubts |= Doubts::STATE_AHEAD;
+        tracing::warn!(%group, ?applied, ?tail, generation = meta.generation, "the state is ahead of the log: made anew from it");
+        writer.store_meta(&meta, true).map_err(io)?;
+        remove_generation(fs, dir, lost_generation).map_err(io)?;
+        (stamper, machine) = layer(&meta, &view).map_err(layer_error)?;
+    }
     let mut applier = Applier::new(group, machine);
     applier.replay(&view).map_err(|error| match error {
         ReplayError::View(error) => OpenError::View(error),
@@ -182,6 +202,29 @@ pub fn open<S: Stamper, M: StateMachine>(
     let mut core = GroupCore::new(start, tuning, clock)?;
     core.keep_log_from(applier.machine().keep_from());
     Ok(Replica { core, writer, applier, view, tail_state, identity })
+}
+
+/// Removes a folder of state that nothing names any more.
+fn remove_generation(fs: &Arc<dyn Fs>, dir: &Path, generation: u64) -> std::io::Result<()> {
+    let folder = dir.join(format!("gen-{generation}"));
+    if fs.try_exists(&folder)? { fs.remove_dir_all(&folder) } else { Ok(()) }
+}
+
+/// What the end of the last run gives reason to doubt.
+fn new_doubts(meta: &Meta, recovered: &Recovered, boot_id: Uuid) -> Doubts {
+    let mut doubts = Doubts::NONE;
+    if matches!(recovered.tail_state, TailState::TornJob | TailState::Hole) {
+        doubts |= Doubts::SUSPECT_TAIL;
+    }
+    if recovered.cache_was_ahead {
+        doubts |= Doubts::FAILED_SYNC;
+    }
+    // After a process death the page cache still has everything; after a power loss only what was synced is left.
+    let cache_lost = meta.boot_id != boot_id && !plant::on(Bug::BootIdIgnored);
+    if meta.async_flush && !meta.clean_shutdown && cache_lost {
+        doubts |= Doubts::LOST_CACHE;
+    }
+    doubts
 }
 
 /// Why a replay stopped.

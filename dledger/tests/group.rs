@@ -220,14 +220,14 @@ fn a_deposed_leader_forgets_what_it_was_about_to_send() {
     // The successor's next heartbeat finds that the old leader lacks its first entry.
     let mut answer = Message { from: others[0], to: old, term, ..Message::default() };
     answer.set_msg_type(MessageType::MsgHeartbeatResponse);
-    let answer = PeerMessage { group: GROUP, raft: answer, frames: Vec::new(), wall_ms: 0 };
+    let answer = PeerMessage { group: GROUP, run: 1, raft: answer, frames: Vec::new(), wall_ms: 0 };
     let mut conflict = None;
     while conflict.is_none() {
         let successor = &mut all[new as usize - 1];
         successor.core.tick();
         let mut alive = Message { from: old, to: new, term: successor.core.role().term, ..Message::default() };
         alive.set_msg_type(MessageType::MsgHeartbeatResponse);
-        successor.core.step(PeerMessage { group: GROUP, raft: alive, frames: Vec::new(), wall_ms: 0 });
+        successor.core.step(PeerMessage { group: GROUP, run: 1, raft: alive, frames: Vec::new(), wall_ms: 0 });
         successor.settle();
         conflict = successor.sent.drain(..).find(|it| it.raft.to == old && !it.frames.is_empty());
     }

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use ledgermq_dledger::fs::OpenMode;
 use ledgermq_dledger::log::segment::segment_path;
-use ledgermq_dledger::log::{LogWriter, MetaWrite, WriteJob};
+use ledgermq_dledger::log::{Doubts, LogWriter, MetaWrite, WriteJob};
 use ledgermq_dledger::sim::disk::{Fate, SimFs, Unsynced};
 use ledgermq_dledger::{FramePos, LogPos};
 use log_support::{Bed, Entry, SMALL, append, assert_bytes, frames, positions, read_all};
@@ -209,7 +209,7 @@ fn the_power_may_go_again_in_the_middle_of_a_recovery() {
         sim.power_cut(&mut rng);
         let writer = bed.open().unwrap();
         assert_eq!(read_all(&writer), log[..1]);
-        assert!(writer.meta().suspect, "{changes} changes: the doubt is forgotten");
+        assert!(writer.meta().doubts.contains(Doubts::SUSPECT_TAIL), "{changes} changes: the doubt is forgotten");
         assert_bytes(&bed, &log[..1]);
         if finished {
             assert!(changes > 3);

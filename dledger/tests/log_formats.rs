@@ -5,7 +5,7 @@
 
 use ledgermq_dledger::log::frame::{Layout, blank_header, make_header};
 use ledgermq_dledger::log::index::SegmentIndex;
-use ledgermq_dledger::log::{FirstFrame, GroupConstants, Header, Identity, Member, Meta, SparseIndex};
+use ledgermq_dledger::log::{Doubts, FirstFrame, GroupConstants, Header, Identity, Member, Meta, SparseIndex};
 use ledgermq_dledger::{FrameKind, FramePos, GroupId, LogPos};
 use uuid::Uuid;
 
@@ -64,21 +64,23 @@ fn a_meta_slot_is_as_documented() {
     let meta = Meta {
         boot_id: uuid(0x55),
         clean_shutdown: true,
-        suspect: true,
         term: 5,
         vote: 2,
         commit_hint: 2,
         durable,
         first: FirstFrame::ORIGIN,
         stale_until: LogPos(4096),
-        abstain_until: 7,
+        doubts: Doubts::from_bits(3),
+        run: 12,
         generation: 3,
         ..Meta::new(identity, constants, members)
     };
     let slot = meta.encode(9);
     let documented = documented("meta");
     assert_eq!(slot[..documented.len()], documented);
-    assert!(slot[documented.len()..].iter().all(|&byte| byte == 0));
+    let (run, rest) = slot[documented.len()..].split_at(616 - documented.len());
+    assert!(run.starts_with(&[0; 336]) && run[336..] == 12u64.to_le_bytes());
+    assert!(rest.iter().all(|&byte| byte == 0));
     assert_eq!(Meta::decode(&slot), Some((9, meta)));
 }
 

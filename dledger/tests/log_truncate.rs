@@ -55,7 +55,7 @@ fn a_truncation_reaches_back_over_segments_and_index_files() {
     assert_eq!(read_all(&writer), expected);
     // What the truncation left behind is expected there, so it raises no doubt.
     assert_eq!(state, TailState::TornTail);
-    assert!(!writer.meta().suspect);
+    assert!(writer.meta().doubts.is_none());
     assert_bytes(&bed, &expected);
 }
 

@@ -166,7 +166,7 @@ impl Cluster {
             members,
             tuning: GroupTuning::default(),
             completions: Box::new(Answers),
-            layer: Box::new(move |_, _| Ok((Plain, Memory(kept)))),
+            layer: Box::new(move |_, _| Ok((Plain, Memory(Arc::clone(&kept))))),
         };
         let config = NodeConfig { cluster_id: self.cluster_id, listen: node.listen, fs: Arc::new(OsFs) };
         let (running, mut handles) = Node::start(config, vec![setup]).unwrap();

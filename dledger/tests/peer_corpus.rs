@@ -37,7 +37,7 @@ fn messages() -> Vec<Vec<u8>> {
     beat.set_msg_type(MessageType::MsgHeartbeat);
     let encoded = |raft, frames| {
         let mut pieces = Vec::new();
-        codec::encode(&PeerMessage { group: group(), raft, frames, wall_ms: 1_700_000_000_000 }, &mut pieces);
+        codec::encode(&PeerMessage { group: group(), run: 1, raft, frames, wall_ms: 1_700_000_000_000 }, &mut pieces);
         pieces.concat()[4..].to_vec()
     };
     vec![encoded(append, frames), encoded(beat, Vec::new())]

@@ -1,4 +1,5 @@
-//! Bugs in giving up a prefix of the log are found by the simulator with its own small layer (see `sim_replicated_log`).
+//! Bugs in giving up a prefix of the log, and in what a replica does that doubts its log, are found by the simulator with its
+//! own small layer (see `sim_replicated_log`).
 //! Those of the rest are looked for with the broker's layer, in the crate `tests`.
 #![cfg(feature = "planted-bugs")]
 #![allow(clippy::print_stdout, reason = "which seed found a bug is told")]
@@ -10,7 +11,7 @@ use ledgermq_dledger::sim::queues::QueueHost;
 use ledgermq_dledger::sim::{self, Failure, SimConfig};
 
 /// Seeds within which each bug must be found.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 2_000;
 
 fn run(seed: u64) -> Option<Failure> {
     let config = SimConfig::new("cargo test -p ledgermq-dledger --test sim_replicated_log every_seed -- --nocapture");
@@ -19,10 +20,20 @@ fn run(seed: u64) -> Option<Failure> {
 
 /// One test, since the chosen bug is the process's.
 #[test]
-fn bugs_of_the_log_s_beginning_are_found() {
+fn bugs_of_the_log_s_beginning_and_of_its_end_are_found() {
     panic::set_hook(Box::new(|_| {}));
     let mut missed = Vec::new();
-    for bug in [Bug::PrefixMarkSkipped, Bug::PrefixBeyondFlush, Bug::PrefixIgnoresFollowers] {
+    for bug in [
+        Bug::PrefixMarkSkipped,
+        Bug::PrefixBeyondFlush,
+        Bug::PrefixIgnoresFollowers,
+        Bug::AbstainerVotes,
+        Bug::DoubtEndsEarly,
+        Bug::MatchedKept,
+        Bug::EarlierRunHeard,
+        Bug::HeartbeatNotClamped,
+        Bug::BootIdIgnored,
+    ] {
         plant::choose(Some(bug));
         let found = (1..=SEEDS).find_map(run);
         plant::choose(None);

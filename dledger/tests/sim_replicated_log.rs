@@ -9,13 +9,13 @@ use ledgermq_dledger::sim::queues::QueueHost;
 use ledgermq_dledger::sim::{self, Failure, SimConfig, Stats, plant_from_env, seeds_from_env};
 
 /// Seeds in an ordinary test run.
-const SEEDS: u64 = 100;
+const SEEDS: u64 = 300;
 
 /// Seeds that are run twice.
 const TWICE: u64 = 20;
 
 /// What a run of many seeds must have met, or it proves nothing.
-const SOMETIMES: [&str; 14] = [
+const SOMETIMES: [&str; 18] = [
     "leader change",
     "conflict truncation",
     "torn tail",
@@ -30,6 +30,10 @@ const SOMETIMES: [&str; 14] = [
     "clean stop",
     "unknown outcome",
     "prefix removal",
+    "start in doubt",
+    "doubt ended",
+    "lost cache",
+    "stale word",
 ];
 
 fn run(seed: u64) -> Result<Stats, Failure> {

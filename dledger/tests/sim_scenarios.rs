@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use ledgermq_dledger::group::Flush;
 use ledgermq_dledger::sim::queues::QueueHost;
 use ledgermq_dledger::sim::{self, Plan, SimConfig, Stats, Violation, World};
 
@@ -50,4 +51,29 @@ fn a_learner_that_does_not_know_it_gets_no_vote() {
 #[test]
 fn a_deposed_leader_serves_nothing() {
     play(&Plan::calm(3, 3), 3, World::stale_leader);
+}
+
+/// A replica that has lost what it acknowledged, and the one that never had it, would be a majority: messages whose senders
+/// were told that they are safe would be gone.
+#[test]
+fn a_lost_page_cache_costs_nothing_that_was_acknowledged() {
+    let mut plan = Plan::calm(3, 3);
+    plan.tuning.flush = Flush::Async;
+    play(&plan, 15, World::lost_cache);
+}
+
+/// What a follower acknowledged before it lost its page cache would be counted, and be gone with the leader.
+#[test]
+fn an_old_word_of_a_restarted_follower_is_not_counted() {
+    let mut plan = Plan::calm(3, 3);
+    plan.tuning.flush = Flush::Async;
+    play(&plan, 5, World::stale_word);
+}
+
+/// A loss of power of all nodes would leave the group without a leader for ever, or elect one while a log that may hold more
+/// has not been heard.
+#[test]
+fn a_group_in_doubt_waits_for_all_and_goes_on() {
+    play(&Plan::calm(3, 3), 20, World::all_in_doubt);
+    play(&Plan::calm(5, 5), 20, World::all_in_doubt);
 }

@@ -11,6 +11,7 @@ use crate::handler::pull::{ParkedPull, run_again};
 use crate::replica::Replica;
 
 /// Told of every applied round. Never runs a pull itself: that would hold up apply.
+#[derive(Clone)]
 pub struct Waker {
     pulls: Arc<ParkedPulls<ParkedPull>>,
     /// Unbounded, but holds only pulls that were in the table, which is bounded.

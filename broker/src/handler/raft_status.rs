@@ -33,7 +33,7 @@ struct RaftStatus {
     peer_address: String,
     /// `host:port` that its clients are told.
     client_address: String,
-    /// "leader", "leader_not_ready", "follower" or "candidate".
+    /// "leader", "leader_not_ready", "follower", "candidate", or "abstaining": follows, and may lack what it has acknowledged.
     role: &'static str,
     term: u64,
     leader: Option<u64>,
@@ -53,6 +53,8 @@ struct RaftStatus {
     birth: Option<Birth>,
     /// Why this replica should not lead, in words.
     unfit: Option<String>,
+    /// Why the replica abstains from elections.
+    doubts: Option<String>,
     /// How far its wall clock is off the median of the group's.
     clock_off_ms: Option<u64>,
     peers: Vec<Peer>,
@@ -187,7 +189,7 @@ fn render(replica: &Replica, status: GroupStatus) -> RaftStatus {
         },
         peer_address: identity.peer.clone(),
         client_address: identity.advertised.clone(),
-        role: role_name(status.role.role),
+        role: if status.doubts.is_none() { role_name(status.role.role) } else { "abstaining" },
         term: status.role.term,
         leader: status.role.leader,
         leader_address: status.role.leader.and_then(|id| identity.address_of(id)),
@@ -202,6 +204,7 @@ fn render(replica: &Replica, status: GroupStatus) -> RaftStatus {
         voters: status.membership.voters,
         learners: status.membership.learners,
         unfit: status.unfit.map(|unfit| unfit.to_string()),
+        doubts: (!status.doubts.is_none()).then(|| status.doubts.to_string()),
         clock_off_ms: status.clock_off_ms,
         peers: status
             .peers

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ledgermq_dledger::Role;
+use ledgermq_dledger::{Role, Unfit};
 
 use crate::handler::raft_status::role_name;
 use crate::http::{Readiness, ReadyReport};
@@ -52,11 +52,18 @@ impl Readiness for Health {
 
 /// Figures of each group in the text format of Prometheus.
 fn metrics(replicas: &[Arc<Replica>]) -> String {
-    let gauges: [Figure; 10] = [
+    let gauges: [Figure; 11] = [
         ("ledgermq_leads", "1 when this replica leads and serves, else 0", |replica| u64::from(replica.serves())),
-        ("ledgermq_unfit", "1 when this replica should not lead (disk hangs, clock off), else 0", |replica| {
-            u64::from(replica.handle.unfit().is_some())
-        }),
+        (
+            "ledgermq_abstains",
+            "1 while this replica may lack what it has acknowledged and takes no part in elections, else 0",
+            |replica| u64::from(replica.handle.unfit() == Some(Unfit::InDoubt)),
+        ),
+        (
+            "ledgermq_unfit",
+            "1 when this replica should not lead (disk hangs, clock off, in doubt), else 0",
+            |replica| u64::from(replica.handle.unfit().is_some()),
+        ),
         ("ledgermq_disk_free_bytes", "free bytes of the disk under the data folder", |replica| {
             replica.room.free_bytes()
         }),

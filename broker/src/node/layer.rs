@@ -3,18 +3,19 @@
 
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex as StdMutex, OnceLock};
+use std::sync::Arc;
 
 use ledgermq_dledger::fs::{Fs, OsFs};
-use ledgermq_dledger::group::GroupTuning;
+use ledgermq_dledger::group::{Flush, GroupTuning};
 use ledgermq_dledger::log::{LogView, Meta};
 use ledgermq_dledger::{GroupId, GroupSetup, MemberAddress};
 use ledgermq_protocol::names;
+use parking_lot::Mutex;
 
 use super::StartError;
 use crate::apply::{BrokerMachine, ConsumeQueues, KeyIndex, MachineConfig};
 use crate::command::{Genesis, GroupSettings, Member, PutSubscriptionGroup, PutTopic, TopicSettings, perm};
-use crate::config::{BrokerConfig, GroupConfig, MemberConfig};
+use crate::config::{BrokerConfig, FlushMode, GroupConfig, MemberConfig};
 use crate::consumer::long_poll::ParkedPulls;
 use crate::consumer::wake::{Waker, Woken};
 use crate::handler::pull::ParkedPull;
@@ -42,8 +43,11 @@ pub(super) struct Opened {
 pub(super) struct Parts {
     pub(super) pulls: Arc<ParkedPulls<ParkedPull>>,
     pub(super) woken: Woken,
-    pub(super) opened: Arc<OnceLock<Opened>>,
+    pub(super) opened: SharedOpened,
 }
+
+/// Where [`Opened`] lies once a layer is open. A state that is ahead of its log is opened a second time, empty.
+pub(super) type SharedOpened = Arc<Mutex<Option<Opened>>>;
 
 /// A group as the log takes it.
 type Setup = GroupSetup<BrokerStamper<Ticket>, BrokerMachine>;
@@ -52,15 +56,14 @@ type Setup = GroupSetup<BrokerStamper<Ticket>, BrokerMachine>;
 pub(super) fn set_up(config: &BrokerConfig, group: &GroupConfig, budget: &RocksBudget) -> (Setup, Parts) {
     let pulls = Arc::new(ParkedPulls::new(config.limits.parked_pulls_max));
     let (waker, woken) = Waker::new(Arc::clone(&pulls));
-    let opened = Arc::new(OnceLock::new());
+    let opened = SharedOpened::default();
     let dir = config.data_dir.join(&group.name);
     let layer = Layer {
         dir: dir.clone(),
         config: config.clone(),
         group: group.clone(),
         budget: budget.clone(),
-        // The observer is moved into the machine when the layer is opened.
-        waker: StdMutex::new(Some(waker)),
+        waker,
         opened: Arc::clone(&opened),
     };
     let address = |member: &MemberConfig| MemberAddress {
@@ -73,6 +76,10 @@ pub(super) fn set_up(config: &BrokerConfig, group: &GroupConfig, budget: &RocksB
         dir,
         members: group.members.iter().map(address).collect(),
         tuning: GroupTuning {
+            flush: match group.flush.unwrap_or(config.flush) {
+                FlushMode::Sync => Flush::Sync,
+                FlushMode::Async => Flush::Async,
+            },
             first_campaign_ticks: (group.preferred_leader == Some(group.raft_id)).then_some(PREFERRED_CAMPAIGN_TICKS),
             ..GroupTuning::default()
         },
@@ -87,15 +94,15 @@ struct Layer {
     config: BrokerConfig,
     group: GroupConfig,
     budget: RocksBudget,
-    waker: StdMutex<Option<Waker>>,
-    opened: Arc<OnceLock<Opened>>,
+    waker: Waker,
+    opened: SharedOpened,
 }
 
 impl Layer {
-    fn open(self, meta: &Meta, log: &LogView) -> Result<(BrokerStamper<Ticket>, BrokerMachine), String> {
+    fn open(&self, meta: &Meta, log: &LogView) -> Result<(BrokerStamper<Ticket>, BrokerMachine), String> {
         let found = meta.identity.raft_id;
         if found != self.group.raft_id {
-            let (path, group, wanted) = (self.dir, self.group.name, self.group.raft_id);
+            let (path, group, wanted) = (self.dir.clone(), self.group.name.clone(), self.group.raft_id);
             return Err(StartError::Foreign { path, group, found, wanted }.to_string());
         }
         let generation = self.dir.join(format!("gen-{}", meta.generation));
@@ -106,14 +113,12 @@ impl Layer {
         let kv = RocksKv::open(&generation.join("kv"), &self.budget).map_err(|error| error.to_string())?;
         let machine_config = MachineConfig::new(generation.join("cq"));
         let mut machine = BrokerMachine::open(fs, Arc::new(kv), &machine_config).map_err(|error| error.to_string())?;
-        if let Some(waker) = self.waker.lock().map_err(|error| error.to_string())?.take() {
-            machine.observe(Box::new(waker));
-        }
+        machine.observe(Box::new(self.waker.clone()));
         let genesis = genesis(&self.config, &self.group, meta);
         let payload_max = meta.constants.layout().max_payload_len();
         let stamper = BrokerStamper::new(machine.tables(), genesis, payload_max).with_log(log.clone());
         let opened = Opened { tables: machine.tables(), queues: machine.queues(), keys: machine.key_index() };
-        assert!(self.opened.set(opened).is_ok(), "a layer is opened once");
+        *self.opened.lock() = Some(opened);
         Ok((stamper, machine))
     }
 }

@@ -137,6 +137,7 @@ impl Invitation {
             listen,
             advertise,
             preferred_leader: None,
+            flush: None,
             members: self.members.iter().map(of_config).chain([own]).collect(),
         };
         config.groups.push(group);

@@ -196,6 +196,7 @@ impl Plan {
             listen: self.client(node, n),
             advertise: None,
             preferred_leader: Some(n as u64 % self.nodes + 1),
+            flush: None,
             members: self.members(n),
         });
         BrokerConfig {

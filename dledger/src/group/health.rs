@@ -1,4 +1,5 @@
-//! Whether this replica is fit to lead: not with a disk that hangs, and not with a wall clock that is off.
+//! Whether this replica is fit to lead: not with a disk that hangs, not with a wall clock that is off, and not while it may
+//! lack entries that it has acknowledged ([`super::doubt`]).
 //!
 //! An unfit replica does not stand for election and takes no hand-over. Nothing here ends a leadership: the layer above sees
 //! [`GroupCore::unfit`] and hands over, so that its clients notice nothing. Commits go on meanwhile, by the others' disks.
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use super::GroupCore;
 use crate::handle::Unfit;
+use crate::plant::{self, Bug};
 use crate::seam::Stamper;
 use crate::types::RaftId;
 
@@ -91,6 +93,9 @@ impl<S: Stamper> GroupCore<S> {
         let now = self.clock.mono;
         if self.health.disk_waits.is_some_and(|since| now.saturating_sub(since) >= self.tuning.disk_hang) {
             return Some(Unfit::DiskHangs);
+        }
+        if !self.meta.doubts.is_none() && !plant::on(Bug::AbstainerVotes) {
+            return Some(Unfit::InDoubt);
         }
         let off_ms = self.health.clock_off_ms(&self.membership.voters, now)?;
         (Duration::from_millis(off_ms) > self.tuning.clock_off_max).then_some(Unfit::ClockOff)

@@ -12,6 +12,7 @@
 //! The same code runs under the raft loop thread and in the simulator. Nothing here reads a clock or draws a random
 //! number that was not handed in; the only disk access is the bounded catch-up read in `storage.rs`.
 
+mod doubt;
 mod health;
 mod leadership;
 mod members;
@@ -20,6 +21,7 @@ mod outputs;
 mod prefix;
 mod reads;
 mod ready;
+mod report;
 mod stamping;
 mod status;
 mod tuning;
@@ -46,7 +48,8 @@ use crate::types::{FramePos, GroupId, LogPos, RaftId};
 pub use members::{ADDRESS_MAX, MEMBERS_MAX};
 pub use membership::{ChangeError, MemberChange, PROMOTE_LAG_MAX};
 pub use outputs::{ApplyTask, Clock, GroupError, Outputs, ReadTicket, WriteTask};
-pub use tuning::GroupTuning;
+pub(crate) use report::CARRIER as REPORT_CARRIER;
+pub use tuning::{Flush, GroupTuning};
 
 /// raft-rs draws its election time-outs from a generator that cannot be seeded. It is given one that never runs out,
 /// and [`GroupCore::tick`] starts the campaigns itself, after a time of its own drawing.
@@ -137,6 +140,7 @@ pub struct GroupCore<S: Stamper> {
     refused: Vec<(S::Ticket, Outcome<S::Answer>)>,
     reads: reads::Reads,
     health: health::Health,
+    doubt: doubt::Doubt,
 
     prefix: prefix::Prefix,
     meta: Meta,
@@ -279,6 +283,7 @@ impl<S: Stamper> GroupCore<S> {
             reads: reads::Reads::default(),
             health: health::Health::default(),
             prefix: prefix::Prefix::default(),
+            doubt: doubt::Doubt::default(),
             meta,
             hint_written: clock.mono,
             hinted: (tail.index, commit),
@@ -337,6 +342,7 @@ impl<S: Stamper> GroupCore<S> {
         self.raft.tick();
         self.draw_election_timeout();
         self.note_spared();
+        self.doubt_tick();
         let may_campaign = self.may_campaign();
         let raft = &mut self.raft.raft;
         if raft.state != StateRole::Leader && raft.election_elapsed >= self.campaign_after && may_campaign {
@@ -370,8 +376,15 @@ impl<S: Stamper> GroupCore<S> {
         if self.membership.has_removed(from) {
             return;
         }
+        let run = message.run;
+        if !self.hear_run(from, run) {
+            return;
+        }
         if self.membership.contains(from) {
             self.heard.insert(from, self.clock.mono);
+        }
+        if doubt::is_report(&message.raft) {
+            return self.hear_report(&message.raft, run);
         }
         if !message.is_bulk() {
             let ahead_ms = message.wall_ms.cast_signed().saturating_sub(self.clock.wall_ms.cast_signed());
@@ -403,8 +416,13 @@ impl<S: Stamper> GroupCore<S> {
             }
             // A follower that lost its tail would be told to commit what it has not: raft-rs aborts there
             // (tikv/tikv#994). The commit index follows by the next append.
-            MessageType::MsgHeartbeat => {
+            MessageType::MsgHeartbeat if !plant::on(Bug::HeartbeatNotClamped) => {
                 raft.commit = raft.commit.min(self.raft.raft.raft_log.last_index());
+            }
+            MessageType::MsgAppendResponse if !raft.reject && raft.index > self.raft.raft.raft_log.last_index() => {
+                // raft-rs would send it what nobody has.
+                tracing::error!(group = %self.group, peer = from, index = raft.index, "a follower has committed more than this leader has");
+                return;
             }
             MessageType::MsgAppendResponse => {
                 raft.reject_hint = raft.reject_hint.min(self.raft.raft.raft_log.last_index());
@@ -416,6 +434,7 @@ impl<S: Stamper> GroupCore<S> {
             {
                 return;
             }
+            _ if doubt::vote_asked(&raft).is_some_and(|last| !self.may_vote_for(last)) => return,
             _ => {}
         }
         if let Err(error) = self.raft.step(raft) {
@@ -555,6 +574,7 @@ impl<S: Stamper> GroupCore<S> {
         self.give_commit_notice(out)?;
         self.complete(out);
         self.poll_reads(out);
+        self.end_doubt(out)?;
         self.write_hints(out);
         self.remove_prefix(out);
         self.publish_role(out);
@@ -578,7 +598,7 @@ impl<S: Stamper> GroupCore<S> {
     fn peer_message(&self, raft: Message) -> Result<PeerMessage, GroupError> {
         let frames: Result<Vec<_>, _> = raft.entries.iter().map(|entry| self.raft.store().wire_frame(entry)).collect();
         let frames = frames.map_err(|failure| self.placement(failure))?;
-        Ok(PeerMessage::new(self.group, raft, frames, self.clock.wall_ms))
+        Ok(PeerMessage::new(self.group, self.meta.run, raft, frames, self.clock.wall_ms))
     }
 }
 

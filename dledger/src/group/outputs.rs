@@ -107,6 +107,22 @@ pub enum GroupError {
         /// What did not fit.
         reason: String,
     },
+    /// The leader lacks entries that this replica knows to be committed.
+    #[error(
+        "replica {leader} leads group {group} with a log that ends at entry {last}, but entry {committed} was committed here: \
+         a majority has lost acknowledged entries. This replica stops and keeps its log; stop the others too, compare the logs \
+         with `ledgermq inspect compare`, and go on with the replica that has most"
+    )]
+    LeaderLacks {
+        /// The group.
+        group: GroupId,
+        /// The leader.
+        leader: RaftId,
+        /// Commit index here.
+        committed: u64,
+        /// Index of the leader's last entry.
+        last: u64,
+    },
     /// An entry has no place in the log.
     #[error("cannot place an entry in the log of group {group}: {reason}")]
     Placement {

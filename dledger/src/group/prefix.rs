@@ -71,7 +71,10 @@ impl<S: Stamper> GroupCore<S> {
                 *up_to_date = mark.taken;
                 *mark = Mark { commit, taken: now };
             }
-            let behind = self.raft.store().view().near(matched).map_or(end.0, |at| end.0.saturating_sub(at.pos.0));
+            // Not heard of since it or this leadership began: it may have everything, and it holds the log back for its time.
+            let there =
+                if matched > 0 { self.raft.store().view().near(matched) } else { Some(self.raft.store().tail()) };
+            let behind = there.map_or(end.0, |at| end.0.saturating_sub(at.pos.0));
             let lost = behind > self.tuning.lag_hold_bytes || now - *up_to_date > self.tuning.lag_hold;
             if !lost {
                 spared = spared.min(matched);

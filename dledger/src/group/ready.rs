@@ -255,11 +255,16 @@ impl<S: Stamper> GroupCore<S> {
             return;
         }
         self.hinted = hint;
+        self.store_meta(out, false);
+    }
+
+    /// Has log-io store the meta file as it should be now.
+    pub(super) fn store_meta(&mut self, out: &mut Outputs<S>, both_slots: bool) {
         self.hint_written = self.clock.mono;
         let job = WriteJob {
             truncate_to: None,
             frames: Vec::new(),
-            meta: Some(MetaWrite { meta: self.current_meta(), both_slots: false }),
+            meta: Some(MetaWrite { meta: self.current_meta(), both_slots }),
         };
         let number = self.last_number;
         self.in_flight.insert(number);

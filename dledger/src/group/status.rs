@@ -106,6 +106,7 @@ impl<S: Stamper> GroupCore<S> {
             replica: self.meta.identity.replica,
             standing: self.standing(),
             unfit: self.unfit(),
+            doubts: self.doubts(),
             clock_off_ms: self.clock_off_ms(),
             peers,
         }

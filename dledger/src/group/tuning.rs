@@ -2,9 +2,22 @@
 
 use std::time::Duration;
 
+/// When an entry counts as written on a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Flush {
+    /// When its sync has returned: what was acknowledged is on the disks of a majority.
+    #[default]
+    Sync,
+    /// When it is in the page cache; synced within 10 ms or 4 MiB. What was acknowledged survives the death of any process,
+    /// and the loss of power of a minority; when a majority loses its power at once, the last moments may be gone.
+    Async,
+}
+
 /// Byte limits and times of a group. `Default` is production.
 #[derive(Debug, Clone)]
 pub struct GroupTuning {
+    /// When an entry counts as written here. Terms, votes and membership changes are always synced.
+    pub flush: Flush,
     /// Ticks without a leader before followers answer pre-votes.
     pub election_ticks: usize,
     /// Range of a follower's own election time-out, in ticks (upper end exclusive). Its lower end lies above
@@ -66,6 +79,7 @@ pub struct GroupTuning {
 impl Default for GroupTuning {
     fn default() -> Self {
         GroupTuning {
+            flush: Flush::Sync,
             election_ticks: 10,
             campaign_ticks: 12..20,
             first_campaign_ticks: None,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{InspectError, OfflineLog};
 use crate::fs::Fs;
 use crate::log::frame::blank_header;
-use crate::log::{Identity, TailState};
+use crate::log::{Doubts, Identity, TailState};
 use crate::types::{FrameKind, FramePos, LogPos};
 
 /// What a verification found. Damage is an error of [`verify`], not a field.
@@ -31,6 +31,8 @@ pub struct Verification {
     pub durable: FramePos,
     /// Last frame found.
     pub tail: FramePos,
+    /// Why the replica abstains from elections; none: it votes.
+    pub doubts: Doubts,
     /// What lies behind it.
     pub tail_state: TailState,
     /// Bytes of a segment.
@@ -48,6 +50,9 @@ pub struct Verification {
 /// Checks a stopped replica's log from its first frame to its last.
 pub fn verify(fs: &Arc<dyn Fs>, dir: &Path) -> Result<Verification, InspectError> {
     let log = OfflineLog::open(fs, dir)?;
+    if log.tail_state == TailState::Hole {
+        return Err(InspectError::Hole { dir: log.dir, last: log.tail.index, pos: log.tail.end() });
+    }
     let layout = log.view.layout();
     let mut frames: BTreeMap<FrameKind, u64> = BTreeMap::new();
     let (mut records, mut payload_bytes) = (0, 0);
@@ -77,6 +82,7 @@ pub fn verify(fs: &Arc<dyn Fs>, dir: &Path) -> Result<Verification, InspectError
         commit_end: log.end_of(log.commit_index())?,
         durable: log.meta.durable,
         tail: log.tail,
+        doubts: log.meta.doubts,
         tail_state: log.tail_state,
         segment_size: layout.segment_size,
         frames,

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::doubts::Doubts;
 use super::frame::{Layout, payload_crc};
 use crate::fs::{File, Fs, OpenMode};
 use crate::plant::{self, Bug};
@@ -41,8 +42,10 @@ const _: () = assert!(MEMBERS_AT + MEMBER_LEN * BIRTH_MEMBERS_MAX <= SLOT_LEN);
 
 const FLAG_CLEAN: u8 = 1;
 const FLAG_ASYNC: u8 = 2;
-const FLAG_SUSPECT: u8 = 4;
 const FLAG_JOINING: u8 = 8;
+
+/// Offset of the number of the run.
+const RUN_AT: usize = MEMBERS_AT + MEMBER_LEN * BIRTH_MEMBERS_MAX;
 
 /// Who a replica is. Never changes while its folder lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,7 +121,7 @@ pub struct Meta {
     pub boot_id: Uuid,
     /// Whether the last run ended by itself with everything synced.
     pub clean_shutdown: bool,
-    /// Whether the group answers before its syncs (not built yet; false).
+    /// Whether the run that wrote this answered before its syncs.
     pub async_flush: bool,
     /// Raft term.
     pub term: u64,
@@ -133,10 +136,10 @@ pub struct Meta {
     /// Frames of a truncated suffix may still lie between the end of the log and this position: they prove nothing in
     /// recovery. Zero when there are none. Owned by the writer.
     pub stale_until: LogPos,
-    /// The tail was cut behind a hole that a power cut alone explains, but rot could too.
-    pub suspect: bool,
-    /// Reserved for abstain mode: no vote before this index is reached again. 0 = votes.
-    pub abstain_until: u64,
+    /// Why this replica abstains from elections: its log may lack entries that it has acknowledged. None: it votes.
+    pub doubts: Doubts,
+    /// Which start of this replica wrote this, from 1 on: peers tell messages of its earlier runs by it.
+    pub run: u64,
     /// Number of the `gen-<n>` folder that holds the state machine's files.
     pub generation: u64,
     /// Made for a group that was there already: no vote before a configuration that it has applied names it.
@@ -159,8 +162,8 @@ impl Meta {
             durable: FramePos::ORIGIN,
             first: FirstFrame::ORIGIN,
             stale_until: LogPos(0),
-            suspect: false,
-            abstain_until: 0,
+            doubts: Doubts::NONE,
+            run: 0,
             generation: 0,
             joining: false,
         }
@@ -194,7 +197,6 @@ impl Meta {
             84,
             &[flag(self.clean_shutdown, FLAG_CLEAN)
                 | flag(self.async_flush, FLAG_ASYNC)
-                | flag(self.suspect, FLAG_SUSPECT)
                 | flag(self.joining, FLAG_JOINING)],
         );
         put(88, self.boot_id.as_bytes());
@@ -207,13 +209,14 @@ impl Meta {
         put(176, &self.first.prev_term.to_le_bytes());
         put(184, &self.first.prev_chain.to_le_bytes());
         put(192, &self.stale_until.0.to_le_bytes());
-        put(200, &self.abstain_until.to_le_bytes());
+        put(200, &self.doubts.bits().to_le_bytes());
         put(208, &self.generation.to_le_bytes());
         put(216, &(self.birth_members.len() as u16).to_le_bytes());
         for (n, member) in self.birth_members.iter().enumerate() {
             put(MEMBERS_AT + n * MEMBER_LEN, &member.raft_id.to_le_bytes());
             put(MEMBERS_AT + n * MEMBER_LEN + 8, member.replica.as_bytes());
         }
+        put(RUN_AT, &self.run.to_le_bytes());
         let crc = payload_crc(&slot[8..]);
         slot[4..8].copy_from_slice(&crc.to_le_bytes());
         slot
@@ -263,8 +266,8 @@ impl Meta {
             durable: decode_frame_pos(&slot[128..160])?,
             first,
             stale_until: LogPos(u64_at(192)),
-            suspect: flags & FLAG_SUSPECT != 0,
-            abstain_until: u64_at(200),
+            doubts: Doubts::from_bits(u64_at(200)),
+            run: u64_at(RUN_AT),
             generation: u64_at(208),
             joining: flags & FLAG_JOINING != 0,
         };

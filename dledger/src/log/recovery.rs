@@ -3,7 +3,7 @@
 //! Below the durable frame that the meta file names, headers and their chain are checked (full segments through their
 //! `.idx`), and anything wrong is damage: refused, never cut off. Behind it every frame is checked whole, read from the
 //! disk and not from the page cache, and the first one that does not fit ends the log; what lies behind decides whether
-//! that is a torn job or a hole that must not be explained away.
+//! that is the end of a write that was cut off, or a reason to doubt.
 //!
 //! Recovery only reads. What must be mended (a torn tail zeroed, a half-written blank completed) is in
 //! [`Recovered::mend`] and carried out by [`super::LogWriter::open`]; when recovery refuses, not one byte has changed.
@@ -34,8 +34,12 @@ pub enum TailState {
     /// Bytes of a job that was cut off at its end.
     TornTail,
     /// A hole with frames behind it, all within the reach of one job: a power cut that wrote back out of order explains
-    /// it (so does rot, hence `suspect`).
+    /// it. So does rot: a suspect tail ([`super::Doubts`]).
     TornJob,
+    /// A hole with frames behind it farther than one job reaches. No power cut explains it: acknowledged frames have gone
+    /// bad. They cannot be told from the frames behind them that were never acknowledged, so the log ends here and the
+    /// replica abstains until it has them again.
+    Hole,
 }
 
 /// What the first write after a recovery must put right.
@@ -57,6 +61,8 @@ pub struct Recovered {
     pub index: SparseIndex,
     /// What lay behind the tail.
     pub tail_state: TailState,
+    /// The page cache showed frames behind the tail that the disk does not have: a sync of the last run has failed.
+    pub cache_was_ahead: bool,
     /// Segment files by base, gapless.
     pub segments: BTreeMap<LogPos, Arc<dyn File>>,
     /// What is to be put right.
@@ -105,22 +111,6 @@ pub enum RecoveryError {
         /// What does not fit.
         reason: String,
     },
-    /// A hole behind the durable frame that no power cut explains.
-    #[error("{path} has a hole at byte {at} (log position {pos}, entry {index}: {reason}) with frames behind it up to position {evidence}, farther than one write job reaches: this may be acknowledged data gone bad, so nothing was cut off: check the disk, then remove this replica from the group and rejoin under a new raft id", path = .path.display())]
-    Hole {
-        /// The file.
-        path: PathBuf,
-        /// Offset in it.
-        at: u64,
-        /// Log position.
-        pos: LogPos,
-        /// Raft index of the frame that should be there.
-        index: u64,
-        /// What does not fit there.
-        reason: String,
-        /// End of the last frame found behind it.
-        evidence: LogPos,
-    },
     /// The meta file contradicts itself.
     #[error("the meta file in {dir} names entry {durable} as durable but entry {first} as the first one kept: it is damaged; remove this replica from the group and rejoin under a new raft id", dir = .dir.display())]
     Meta {
@@ -157,6 +147,7 @@ fn recover_with(fs: &Arc<dyn Fs>, dir: &Path, meta: &Meta, mode: OpenMode) -> Re
     let mut index = SparseIndex::default();
     let durable = walk::to_durable(fs, &place, &files, meta, &mut index)?;
 
+    let in_cache = if mode == OpenMode::ReadWrite { tail_in_cache(&place, &files, durable)? } else { durable };
     let mut scanner = Scanner::new(layout, &files, true, READ_CHUNK);
     let mut mend = Mend::default();
     let mut tail = durable;
@@ -179,11 +170,24 @@ fn recover_with(fs: &Arc<dyn Fs>, dir: &Path, meta: &Meta, mode: OpenMode) -> Re
     let tail_state = if closed {
         TailState::Clean
     } else {
-        let verdict = judge::judge(&place, &files, &tail, meta.stale_until, reason)?;
+        tracing::debug!(dir = %dir.display(), ?tail, %reason, "the log ends");
+        let verdict = judge::judge(&place, &files, &tail, meta.stale_until)?;
         mend.zero = verdict.zero;
         verdict.state
     };
-    Ok(Recovered { tail, term_runs: index.term_runs(), index, tail_state, segments: files, mend })
+    let cache_was_ahead = in_cache.index > tail.index;
+    Ok(Recovered { tail, term_runs: index.term_runs(), index, tail_state, cache_was_ahead, segments: files, mend })
+}
+
+/// The last frame behind `durable` as the page cache has it. Everything there has just been synced, so the disk must show
+/// the same; after a failed sync it does not, since the kernel takes the pages for clean.
+fn tail_in_cache(place: &Place<'_>, files: &SegmentFiles, durable: FramePos) -> Result<FramePos, RecoveryError> {
+    let mut scanner = Scanner::new(place.layout, files, false, READ_CHUNK);
+    let mut tail = durable;
+    while let Ok((header, _)) = scanner.next(&tail, Check::Payload).map_err(|error| place.io_error(error))? {
+        tail = header.at();
+    }
+    Ok(tail)
 }
 
 /// Where the segments are: for messages.

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::costs::LogCounters;
+use super::doubts::Doubts;
 use super::frame::{HEADER_LEN, Layout, PAGE, blank_header};
 use super::meta::{FirstFrame, Meta, MetaFile};
 use super::recovery::{Recovered, TORN_JOB_SPAN, TailState};
@@ -91,10 +92,10 @@ impl LogWriter {
             counters: Arc::default(),
             failed: None,
         };
-        if tail_state == TailState::TornJob {
-            // Before the bytes that raised the doubt are gone.
-            writer.meta.suspect = true;
-            writer.meta_file.store(&writer.meta)?;
+        if matches!(tail_state, TailState::TornJob | TailState::Hole) {
+            // Before the bytes that raised the doubt are gone, and in both slots: rot in one must not bring a vote back.
+            writer.meta.doubts |= Doubts::SUSPECT_TAIL;
+            writer.meta_file.store_both(&writer.meta)?;
         }
         if let Some((pos, len)) = mend.zero {
             writer.write_zeros(pos, len)?;
@@ -107,7 +108,9 @@ impl LogWriter {
         }
         writer.sync_segments()?;
         writer.durable = tail;
-        writer.stale_until = LogPos(0);
+        // Behind a hole more frames may lie than were zeroed: they must not look like evidence again.
+        let files_end = writer.segments.last_key_value().map_or(LogPos(0), |(base, _)| *base + layout.segment_size);
+        writer.stale_until = if tail_state == TailState::Hole { files_end } else { LogPos(0) };
         writer.drop_idx(layout.base_of(tail.end()))?;
         writer.complete_idx()?;
         writer.store(writer.meta.clone(), true)?;
@@ -160,6 +163,18 @@ impl LogWriter {
             }
             writer.append(&job.frames)
         })
+    }
+
+    /// Shows everything written to readers without waiting for a sync; returns the last frame. For groups that answer from
+    /// the page cache: a later [`LogWriter::sync`] makes it durable.
+    pub fn publish_written(&mut self) -> FramePos {
+        self.view.publish(self.tail.end());
+        self.tail
+    }
+
+    /// Bytes of log that are written and not synced.
+    pub fn unsynced_bytes(&self) -> u64 {
+        self.tail.end().0 - self.durable.end().0
     }
 
     /// Makes everything written durable; returns the last durable frame.

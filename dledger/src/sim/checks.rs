@@ -12,10 +12,10 @@ use uuid::Uuid;
 use super::disk::SimFs;
 use super::host::Violation;
 use super::node::DIR;
-use crate::group::WriteTask;
+use crate::group::{Flush, REPORT_CARRIER, WriteTask};
 use crate::log::meta::{FILE_NAME, FirstFrame, Meta, SLOT_LEN};
 use crate::log::segment::segment_path;
-use crate::log::{FrameBytes, HEADER_LEN, Header, Layout, LogView};
+use crate::log::{Doubts, FrameBytes, HEADER_LEN, Header, Layout, LogView};
 use crate::seam::Membership;
 use crate::transport::codec::PeerMessage;
 use crate::types::{Frame, FramePos, RaftId};
@@ -44,6 +44,8 @@ struct NodeRecord {
     verified: u64,
     /// Everything up to this index was promised to a leader.
     promised: u64,
+    /// Frames that were ever promised to a leader, whatever a power cut did to them since.
+    ever_promised: BTreeMap<u64, FramePos>,
     /// Commit index up to which its frames stand in the table of committed ones.
     noted: u64,
     /// Highest term in a message that has left.
@@ -60,6 +62,7 @@ struct NodeRecord {
 /// Everything that is known of the run.
 pub(super) struct Checks {
     layout: Layout,
+    flush: Flush,
     nodes: BTreeMap<RaftId, NodeRecord>,
     leaders: BTreeMap<u64, RaftId>,
     /// Committed frames by index, as far as anybody has acknowledged or applied them.
@@ -72,9 +75,10 @@ pub(super) struct Checks {
 }
 
 impl Checks {
-    pub(super) fn new(layout: Layout, birth: u64) -> Checks {
+    pub(super) fn new(layout: Layout, birth: u64, flush: Flush) -> Checks {
         Checks {
             layout,
+            flush,
             nodes: BTreeMap::new(),
             leaders: BTreeMap::new(),
             committed: BTreeMap::new(),
@@ -222,7 +226,7 @@ impl Checks {
     pub(super) fn leaves(&mut self, node: RaftId, message: &PeerMessage, disk: &SimFs) -> Check {
         let raft = &message.raft;
         let kind = raft.get_msg_type();
-        if matches!(kind, MessageType::MsgRequestPreVote | MessageType::MsgRequestPreVoteResponse) {
+        if matches!(kind, MessageType::MsgRequestPreVote | MessageType::MsgRequestPreVoteResponse | REPORT_CARRIER) {
             return Ok(());
         }
         let votes = kind == MessageType::MsgRequestVoteResponse && !raft.reject;
@@ -269,6 +273,10 @@ impl Checks {
                 return fail("append-durable-before-answer", detail);
             }
             let record = self.node(node);
+            for index in record.promised..raft.index {
+                let at = record.log[index as usize].at;
+                record.ever_promised.insert(at.index, at);
+            }
             record.promised = record.promised.max(raft.index);
         }
         Ok(())
@@ -276,7 +284,7 @@ impl Checks {
 
     /// Whether the disk of `node` holds every frame up to `index` as the node handed it over.
     fn durable_up_to(&mut self, node: RaftId, index: u64, disk: &SimFs) -> bool {
-        let layout = self.layout;
+        let Checks { layout, flush, .. } = *self;
         let record = self.node(node);
         while record.verified < index {
             let Some(written) = record.log.get(record.verified as usize) else {
@@ -284,7 +292,11 @@ impl Checks {
             };
             let base = layout.base_of(written.at.pos);
             let path = segment_path(Path::new(DIR), base);
-            let on_disk = disk.durable(&path, written.at.pos.0 - base.0, written.bytes.len());
+            let (offset, len) = (written.at.pos.0 - base.0, written.bytes.len());
+            let on_disk = match flush {
+                Flush::Sync => disk.durable(&path, offset, len),
+                Flush::Async => disk.cached(&path, offset, len),
+            };
             if on_disk.as_ref() != Some(&written.bytes) {
                 return false;
             }
@@ -312,6 +324,10 @@ impl Checks {
             return Ok(());
         }
         let mut holds = |voter: RaftId| {
+            // An old word counts until the leader hears of the restart; whoever gave it does not vote until it has all of that.
+            if self.flush == Flush::Async && self.node(voter).ever_promised.get(&index) == Some(&at) {
+                return true;
+            }
             let same = self.node(voter).log.get(index as usize - 1).is_some_and(|written| written.at == at);
             same && disks(voter).is_some_and(|disk| self.durable_up_to(voter, index, disk))
         };
@@ -325,8 +341,15 @@ impl Checks {
         fail("ack-durable-on-majority", detail)
     }
 
-    /// A node has started: what it promised before must be there.
-    pub(super) fn started(&mut self, node: RaftId, hard_state: (u64, RaftId), commit: u64, view: &LogView) -> Check {
+    /// A node has started: what it promised before must be there, or it must say that it may not be.
+    pub(super) fn started(
+        &mut self,
+        node: RaftId,
+        hard_state: (u64, RaftId),
+        commit: u64,
+        doubts: Doubts,
+        view: &LogView,
+    ) -> Check {
         let record = self.nodes.entry(node).or_default();
         let (term, vote) = hard_state;
         if term < record.term {
@@ -369,7 +392,9 @@ impl Checks {
             return fail("log-as-written", format!("node {node} starts with a log that it never had, up to {tail:?}"));
         }
         let same = (0..promised as usize).all(|n| record.log.get(n).is_some_and(|now| now.at == before[n].at));
-        if !same {
+        if !same && !doubts.is_none() {
+            record.promised = record.promised.min(record.log.len() as u64);
+        } else if !same {
             let detail = format!("node {node} had entries up to {promised} on its disk, now its log has others");
             return fail("durable-never-lost", detail);
         }

@@ -226,6 +226,14 @@ impl SimFs {
         Some(state.files[&id].content.cached().to_vec())
     }
 
+    /// What a reader sees of a range of a file; `None` when the file or a part of the range is not there.
+    pub fn cached(&self, path: &Path, offset: u64, len: usize) -> Option<Vec<u8>> {
+        let state = self.state.lock();
+        let content = &state.files[&state.names.file(path).ok()?].content;
+        let start = usize::try_from(offset).ok()?;
+        content.cached().get(start..start.checked_add(len)?).map(<[u8]>::to_vec)
+    }
+
     /// What a power cut that keeps nothing unsynced would leave of a range of a file; `None` when the file or a part of
     /// the range would not be there.
     pub fn durable(&self, path: &Path, offset: u64, len: usize) -> Option<Vec<u8>> {

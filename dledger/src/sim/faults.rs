@@ -1,14 +1,16 @@
 //! What goes wrong during a run. Which fault, on whom and for how long is drawn from the seed alone.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rand::Rng;
 use rand::seq::{IndexedRandom, IteratorRandom, SliceRandom};
 
 use super::host::{Death, Host, Violation};
+use super::lives::Left;
 use super::node::DIR;
 use super::plan::MS;
 use super::world::{Event, World};
+use crate::group::Flush;
 use crate::log::Layout;
 use crate::log::segment::segment_path;
 use crate::types::RaftId;
@@ -112,7 +114,12 @@ impl<H: Host> World<H> {
             }
             Fault::FailSync => {
                 let nth = self.rng.random_range(1..6);
-                self.node(node).disk.fail_sync(nth, "");
+                if self.may_lose(node) {
+                    self.node(node).disk.fail_sync(nth, "");
+                    let is_async = self.plan.tuning.flush == Flush::Async;
+                    let node = self.node_mut(node);
+                    (node.lossy, node.sync_will_fail) = (node.lossy | is_async, is_async);
+                }
             }
             Fault::Stall => {
                 let until = self.now + self.rng.random_range(50..4_000) * MS;
@@ -252,13 +259,19 @@ impl<H: Host> World<H> {
         false
     }
 
-    /// The end of one of the frames that are written and not synced, or nothing: then each sector has its own fate.
-    pub(super) fn choose_tear(&mut self, id: RaftId) -> Option<(PathBuf, u64)> {
+    /// Mostly a cut at the end of one of the frames that are written and not synced.
+    pub(super) fn choose_tear(&mut self, id: RaftId) -> Left {
         let World { nodes, rng, plan, .. } = self;
-        let tasks = &nodes[id as usize - 1].live.as_ref()?.syncing;
-        let frame = tasks.iter().flat_map(|task| &task.job.frames).choose(rng)?.at;
+        let tasks = nodes[id as usize - 1].live.as_ref().map_or(&[][..], |live| &live.syncing[..]);
+        let Some(frame) = tasks.iter().flat_map(|task| &task.job.frames).choose(rng).map(|frame| frame.at) else {
+            return Left::Drawn;
+        };
         let base = Layout { segment_size: plan.segment_size }.base_of(frame.pos);
-        rng.random_bool(0.7).then(|| (segment_path(Path::new(DIR), base), frame.end().0 - base.0))
+        if rng.random_bool(0.7) {
+            Left::UpTo(segment_path(Path::new(DIR), base), frame.end().0 - base.0)
+        } else {
+            Left::Drawn
+        }
     }
 
     fn cut_for(&mut self, pairs: Vec<(RaftId, RaftId)>, ms: std::ops::Range<u64>) {

@@ -44,6 +44,7 @@ impl<H: Host> World<H> {
         let now = self.now;
         for node in &mut self.nodes {
             node.disk.forget_faults();
+            node.sync_will_fail = false;
             node.paused_until = node.paused_until.min(now);
             node.stalled_until = node.stalled_until.min(now);
             node.slow_until = 0;
@@ -98,7 +99,8 @@ impl<H: Host> World<H> {
             && self.members(leader).into_iter().all(|id| {
                 let live = self.node(id).live.as_ref();
                 live.is_some_and(|live| {
-                    live.core.applied_index() == last && live.core.last_index() == last && !live.disk_busy
+                    let caught_up = live.core.applied_index() == last && live.core.last_index() == last;
+                    caught_up && live.core.doubts().is_none() && !live.disk_busy
                 })
             })
     }
@@ -113,13 +115,14 @@ impl<H: Host> World<H> {
         let nodes = self.nodes.iter().map(|node| match &node.live {
             None => format!("{}: down", node.id),
             Some(live) => format!(
-                "{}: {:?} last {} commit {} applied {} voters {:?}",
+                "{}: {:?} last {} commit {} applied {} voters {:?} doubts {}",
                 node.id,
                 live.core.role(),
                 live.core.last_index(),
                 live.core.commit_index(),
                 live.core.applied_index(),
-                live.core.membership().voters
+                live.core.membership().voters,
+                live.core.doubts()
             ),
         });
         nodes.collect::<Vec<_>>().join("; ")

@@ -8,10 +8,22 @@ use super::disk::{self, SECTOR, Unsynced};
 use super::host::{Death, Host, Violation};
 use super::plan::MS;
 use super::world::{Event, World};
+use crate::group::Flush;
 use crate::log::recovery::TailState;
 use crate::log_io;
 use crate::raft_loop::TICK;
 use crate::types::RaftId;
+
+/// What a power cut leaves of what was not synced.
+#[derive(Debug)]
+pub(super) enum Left {
+    /// What the seed says, sector by sector.
+    Drawn,
+    /// Nothing.
+    Nothing,
+    /// What was written in front of this offset of this segment file, and all of the other files.
+    UpTo(PathBuf, u64),
+}
 
 impl<H: Host> World<H> {
     pub(super) fn start(&mut self, id: RaftId) -> Result<(), Violation> {
@@ -30,6 +42,7 @@ impl<H: Host> World<H> {
             TailState::Clean => {}
             TailState::TornTail => self.count("torn tail"),
             TailState::TornJob => self.count("torn job"),
+            TailState::Hole => self.count("hole"),
         }
         let node = &mut self.nodes[id as usize - 1];
         let run = node.run;
@@ -37,7 +50,11 @@ impl<H: Host> World<H> {
         let (hard_state, commit) = (live.core.hard_state(), live.core.commit_index());
         self.trace("started", hard_state.0, commit);
         let live = self.nodes[id as usize - 1].live.as_ref().expect("just opened");
-        self.checks.started(id, hard_state, commit, &live.view)?;
+        let doubts = live.core.doubts();
+        self.checks.started(id, hard_state, commit, doubts, &live.view)?;
+        if !doubts.is_none() {
+            self.count("start in doubt");
+        }
         self.check_machine(id, true)?;
         let gap = self.node(id).clock.stretch(TICK.as_micros() as u64);
         let first_tick = self.rng.random_range(1..=gap);
@@ -51,19 +68,27 @@ impl<H: Host> World<H> {
     /// # Errors
     /// Never yet.
     pub fn kill(&mut self, id: RaftId, death: Death) -> Result<(), Violation> {
-        self.end(id, death, None)
+        self.end(id, death, Left::Drawn)
     }
 
-    /// With `tear`, a power cut keeps what was written in front of this offset of the segment file, and nothing behind.
-    pub(super) fn end(&mut self, id: RaftId, death: Death, tear: Option<(PathBuf, u64)>) -> Result<(), Violation> {
+    /// `left` says what a power cut leaves of what was not synced.
+    pub(super) fn end(&mut self, id: RaftId, death: Death, left: Left) -> Result<(), Violation> {
+        // More than a minority that has lost what it acknowledged is the loss that asynchronous groups are warned of.
+        let death = if death == Death::PowerCut && !self.may_lose(id) { Death::Killed } else { death };
+        let is_async = self.plan.tuning.flush == Flush::Async;
         let World { host, nodes, host_rng, rng, .. } = self;
         let node = &mut nodes[id as usize - 1];
+        node.lossy |= node.sync_will_fail || (is_async && death == Death::PowerCut);
+        node.sync_will_fail = false;
         match death {
             Death::Killed => node.disk.crash(),
             Death::PowerCut => {
-                match &tear {
-                    Some((path, offset)) => node.disk.power_cut_with(&mut |unsynced| torn_at(unsynced, path, *offset)),
-                    None => node.disk.power_cut(rng),
+                match &left {
+                    Left::UpTo(path, offset) => {
+                        node.disk.power_cut_with(&mut |unsynced| torn_at(unsynced, path, *offset));
+                    }
+                    Left::Nothing => node.disk.power_cut_with(&mut |_| disk::Fate::Lost),
+                    Left::Drawn => node.disk.power_cut(rng),
                 }
                 node.next_boot();
             }
@@ -80,6 +105,12 @@ impl<H: Host> World<H> {
         });
         self.restart_later(id);
         Ok(())
+    }
+
+    /// Whether this node may lose entries that it has acknowledged: only a minority at a time.
+    pub(super) fn may_lose(&self, id: RaftId) -> bool {
+        let others = self.nodes.iter().filter(|node| node.id != id && node.lossy).count();
+        self.plan.tuning.flush == Flush::Sync || (others + 1) * 2 < self.plan.birth
     }
 
     pub(super) fn restart_later(&mut self, id: RaftId) {

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 
 use bytes::{Buf, Bytes, BytesMut};
+use raft::eraftpb::MessageType;
 use rand::Rng;
 use rand::rngs::SmallRng;
 
@@ -53,16 +54,21 @@ pub(super) struct Network {
     /// Cuts by number: pairs of sender and receiver that hear nothing of each other.
     cuts: Vec<(u64, Vec<(RaftId, RaftId)>)>,
     next_cut: u64,
+    /// Appends of this pair are lost.
+    no_appends: Option<(RaftId, RaftId)>,
+    /// Answers to appends take so long between this pair, and outlive their connection.
+    held: Option<(RaftId, RaftId, u64)>,
 }
 
 impl Network {
     pub(super) fn new(plan: NetworkPlan) -> Network {
-        Network { plan, connections: HashMap::new(), cuts: Vec::new(), next_cut: 0 }
+        Network { plan, connections: HashMap::new(), cuts: Vec::new(), next_cut: 0, no_appends: None, held: None }
     }
 
     /// From now on nothing is lost.
     pub(super) fn calm(&mut self) {
-        self.cuts.clear();
+        self.heal_all();
+        self.held = None;
         let delay = self.plan.delay.start..self.plan.delay.end.min(self.plan.delay.start + 3_000);
         self.plan = NetworkPlan { delay, loss: 0, duplicate: 0, spike: 0, spike_max: 1, reset: 0 };
     }
@@ -77,8 +83,24 @@ impl Network {
         self.cuts.retain(|(number, _)| *number != cut);
     }
 
+    /// What `from` acknowledges to `to` stays under way for so long.
+    pub(super) fn hold_answers(&mut self, from: RaftId, to: RaftId, time: u64) {
+        self.held = Some((from, to, time));
+    }
+
+    /// What `from` appends does not reach `to`; all else does.
+    pub(super) fn cut_appends(&mut self, from: RaftId, to: RaftId) {
+        self.no_appends = Some((from, to));
+    }
+
+    /// What is sent from now on takes its usual time.
+    pub(super) fn release(&mut self) {
+        self.held = None;
+    }
+
     pub(super) fn heal_all(&mut self) {
         self.cuts.clear();
+        self.no_appends = None;
     }
 
     fn is_cut(&self, from: RaftId, to: RaftId) -> bool {
@@ -110,12 +132,19 @@ impl Network {
         if reset {
             connection.renew();
         }
+        let append = message.raft.get_msg_type() == MessageType::MsgAppend;
+        let lost = lost || (append && self.no_appends == Some((from, to)));
         if reset || lost || self.is_cut(from, to) {
             return Fate::Lost { told: reset || rng.random_bool(0.5) };
         }
         let mut delay = rng.random_range(self.plan.delay.clone());
         if spiked {
             delay += rng.random_range(0..self.plan.spike_max);
+        }
+        if let Some((_, _, time)) = self.held.filter(|it| (it.0, it.1) == (from, to) && is_answer(message)) {
+            let connection = self.connections.entry(lane).or_default().number;
+            let parcel = Parcel { from, to, lane, connection, taken_in: true, bytes: encode(message) };
+            return Fate::Arrives(vec![(now + time, parcel)]);
         }
         let connection = self.connections.entry(lane).or_default();
         let at = (now + delay).max(connection.last_delivery);
@@ -140,6 +169,10 @@ impl Network {
         }
         Some(codec::decode(parcel.bytes).expect("what was encoded can be decoded"))
     }
+}
+
+fn is_answer(message: &PeerMessage) -> bool {
+    message.raft.get_msg_type() == MessageType::MsgAppendResponse
 }
 
 /// The bytes behind the length field.

@@ -15,9 +15,9 @@ use super::plan::Plan;
 use crate::apply::Applier;
 use crate::fs::Fs;
 use crate::group::{ApplyTask, GroupCore, WriteTask};
-use crate::log::meta::{FORMAT, FirstFrame, GroupConstants, Identity, Member};
+use crate::log::meta::{FORMAT, FirstFrame, GroupConstants, Identity, Member, MetaFile};
 use crate::log::recovery::TailState;
-use crate::log::{LogView, LogWriter};
+use crate::log::{Doubts, LogView, LogWriter};
 use crate::replica::{self, OpenError, OpenReplica, Replica, Supply};
 use crate::seam::Membership;
 use crate::types::{GroupId, RaftId};
@@ -53,6 +53,8 @@ pub(super) struct Live<H: Host> {
     pub(super) disk_busy: bool,
     pub(super) rounds: VecDeque<ApplyTask>,
     pub(super) apply_busy: bool,
+    /// Whether a sync of what an asynchronous group has written is on its way.
+    pub(super) flush_planned: bool,
     /// When the raft loop wakes up.
     pub(super) poll_at: Option<u64>,
 }
@@ -74,6 +76,10 @@ pub(super) struct SimNode<H: Host> {
     pub(super) stalled_until: u64,
     /// The disk is slow until then.
     pub(super) slow_until: u64,
+    /// Whether acknowledged entries may be gone from its disk until it says that it has them again.
+    pub(super) lossy: bool,
+    /// A failing sync is planned.
+    pub(super) sync_will_fail: bool,
     /// What a planted power-off will turn out to be.
     pub(super) off_is_power_cut: bool,
 }
@@ -110,6 +116,8 @@ impl<H: Host> SimNode<H> {
             paused_until: 0,
             stalled_until: 0,
             slow_until: 0,
+            lossy: false,
+            sync_will_fail: false,
             off_is_power_cut: false,
         })
     }
@@ -154,9 +162,19 @@ impl<H: Host> SimNode<H> {
             disk_busy: false,
             rounds: VecDeque::new(),
             apply_busy: false,
+            flush_planned: false,
             poll_at: None,
         });
         Ok(tail_state)
+    }
+
+    /// Writes into the meta file of a dead node that its log was cut at a hole.
+    pub(super) fn doubt_tail(&self) -> Result<(), Violation> {
+        let fs: Arc<dyn Fs> = Arc::new(self.disk.clone());
+        let cannot = |error: &dyn std::fmt::Display| Violation::new("scenario", error.to_string());
+        let (mut file, mut meta) = MetaFile::open(&fs, &PathBuf::from(DIR)).map_err(|error| cannot(&error))?;
+        meta.doubts |= Doubts::SUSPECT_TAIL;
+        file.store_both(&meta).map_err(|error| cannot(&error))
     }
 
     /// The machine has lost its power since the last start.

@@ -8,7 +8,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
 use super::faults::Fault;
-use crate::group::GroupTuning;
+use crate::group::{Flush, GroupTuning};
 use crate::log::Layout;
 
 /// Microseconds in a millisecond.
@@ -65,6 +65,10 @@ pub struct Plan {
     pub(super) forgotten_change: bool,
     /// Whether old records are given up. Not where members join or leave: a new one begins with the first frame.
     pub retention: bool,
+    /// Whether the run begins with [`super::World::lost_cache`].
+    pub(super) lost_cache: bool,
+    /// Whether the run begins with [`super::World::stale_word`].
+    pub(super) stale_word: bool,
     /// All nodes lose their power when the faults end.
     pub(super) cut_at_end: bool,
 }
@@ -91,6 +95,8 @@ impl Plan {
             clock_skew: 0,
             forgotten_change: false,
             retention: false,
+            lost_cache: false,
+            stale_word: false,
             cut_at_end: false,
         }
     }
@@ -105,6 +111,8 @@ impl Plan {
         let nodes = if membership { birth + rng.random_range(1..=3) } else { birth };
         let buggify = rng.random_bool(0.5);
         let segment_size = *[16u64 << 10, 32 << 10, 64 << 10].choose(rng).expect("not empty");
+        // Its own generator: seeds of synchronous groups draw what they always drew.
+        let is_async = SmallRng::seed_from_u64(seed ^ 0x6173_796e).random_ratio(1, 4) && !membership;
         let mut plan = Plan {
             segment_size,
             buggify,
@@ -116,6 +124,11 @@ impl Plan {
             clock_skew: if rng.random_bool(0.5) { 0 } else { rng.random_range(0..300_000) },
             ..Plan::calm(birth, nodes)
         };
+        if is_async {
+            plan.tuning.flush = Flush::Async;
+            plan.lost_cache = birth == 3 && nodes == 3 && seed.is_multiple_of(2);
+            plan.stale_word = birth == 3 && nodes == 3 && !plan.lost_cache;
+        }
         plan.network = network(rng);
         plan.sync = match rng.random_range(0..4) {
             0 => 50..200,
@@ -129,8 +142,11 @@ impl Plan {
             plan.tuning.hint_interval = Duration::from_secs(10);
         }
         // Drawn apart, so that the other half of the seeds stays what it was.
-        plan.retention =
-            !membership && !plan.forgotten_change && SmallRng::seed_from_u64(seed ^ 0x6b65_6570).random_bool(0.5);
+        // A member that has lost its page cache may need what an asynchronous group has given up already.
+        plan.retention = !membership
+            && !plan.forgotten_change
+            && !is_async
+            && SmallRng::seed_from_u64(seed ^ 0x6b65_6570).random_bool(0.5);
         if rng.random_ratio(1, 20) {
             // Without faults everything must be smooth, too.
             return plan;

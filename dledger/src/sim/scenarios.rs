@@ -7,6 +7,7 @@ use rand::Rng;
 use rand::seq::SliceRandom;
 
 use super::host::{Death, Host, Violation};
+use super::lives::Left;
 use super::plan::MS;
 use super::world::World;
 use crate::group::MemberChange;
@@ -101,6 +102,132 @@ impl<H: Host> World<H> {
         self.run_for(Duration::from_secs(3))?;
         self.release_restarts();
         Ok(refused)
+    }
+
+    /// A page cache is lost with what was acknowledged from it (asynchronous groups only). One follower hears nothing while
+    /// the leader and the other one commit; then that other one loses its power, and the leader dies, before it or just
+    /// after it. With the follower that never had the entries the shortened one would be a majority.
+    ///
+    /// Returns whether acknowledged entries were lost.
+    ///
+    /// # Errors
+    /// What a checker saw.
+    pub fn lost_cache(&mut self) -> Result<bool, Violation> {
+        assert!(self.plan.birth == 3 && self.plan.nodes == 3, "the scenario is for three voters");
+        self.run_until(self.now + 4_000 * MS, |world| world.newest_leader().is_some())?;
+        let Some(leader) = self.newest_leader() else {
+            return Ok(false);
+        };
+        let calm = Duration::from_millis(self.rng.random_range(50..400));
+        self.run_for(calm)?;
+        let mut others: Vec<RaftId> = self.ids().filter(|id| *id != leader).collect();
+        others.shuffle(&mut self.rng);
+        let [deaf, loser] = others[..] else { unreachable!("two others") };
+
+        self.partition(&[deaf]);
+        let enough = self.acknowledged_count() + self.rng.random_range(3..20);
+        self.run_until(self.now + STEP_MAX, |world| world.acknowledged_count() >= enough)?;
+        let before = self.node(loser).live.as_ref().map(|live| live.core.last_index());
+        self.hold_restarts();
+        let leader_first = self.rng.random_bool(0.5);
+        if leader_first {
+            self.kill(leader, Death::Killed)?;
+        }
+        self.end(loser, Death::PowerCut, Left::Nothing)?;
+        self.restart(loser)?;
+        let after = self.node(loser).live.as_ref().map(|live| live.core.last_index());
+        let lost = after < before;
+        if !leader_first {
+            // It is told what to reach, and cannot get there: its disk takes too long.
+            self.stall_disk(loser, Duration::from_micros(STEP_MAX));
+            let told = Duration::from_millis(self.rng.random_range(20..200));
+            self.run_for(told)?;
+            self.kill(leader, Death::Killed)?;
+        }
+        self.heal();
+        let apart = Duration::from_millis(self.rng.random_range(2_000..4_000));
+        self.run_for(apart)?;
+        self.release_restarts();
+        self.restart(leader)?;
+        if lost {
+            self.count("lost cache");
+        }
+        Ok(lost)
+    }
+
+    /// A follower's word outlives its page cache (asynchronous groups only). It acknowledges an entry that is not committed
+    /// yet, since the leader's disk stalls, or the answer is still under way; it loses its power, comes back, is told by the
+    /// leader what to reach, has that, and does not get the entry again. The leader must not count the old word.
+    /// Then the leader dies, and the shortened follower is a majority with one that has heard nothing.
+    ///
+    /// Returns whether it came that far.
+    ///
+    /// # Errors
+    /// What a checker saw.
+    pub fn stale_word(&mut self) -> Result<bool, Violation> {
+        assert!(self.plan.birth == 3 && self.plan.nodes == 3, "the scenario is for three voters");
+        self.run_until(self.now + 4_000 * MS, |world| world.newest_leader().is_some())?;
+        let Some(leader) = self.newest_leader() else {
+            return Ok(false);
+        };
+        let calm = Duration::from_millis(self.rng.random_range(200..500));
+        self.run_for(calm)?;
+        let mut others: Vec<RaftId> = self.ids().filter(|id| *id != leader).collect();
+        others.shuffle(&mut self.rng);
+        let [deaf, loser] = others[..] else { unreachable!("two others") };
+        self.partition(&[deaf]);
+        if self.rng.random_bool(0.5) {
+            self.stall_disk(leader, Duration::from_millis(500));
+        } else {
+            self.network.hold_answers(loser, leader, 300 * MS);
+        }
+        self.run_for(Duration::from_millis(30))?;
+        self.hold_restarts();
+        self.network.cut_appends(leader, loser);
+        self.end(loser, Death::PowerCut, Left::Nothing)?;
+        self.network.release();
+        self.restart(loser)?;
+        let end = self.now + STEP_MAX;
+        let sure = self
+            .run_until(end, |world| world.node(loser).live.as_ref().is_some_and(|live| live.core.doubts().is_none()))?;
+        let last = |world: &Self, id| world.node(id).live.as_ref().map(|live| live.core.last_index());
+        let lacks = sure && last(self, loser) < last(self, leader);
+        self.run_for(Duration::from_micros(3 * STEP_MAX))?;
+        self.kill(leader, Death::Killed)?;
+        self.heal();
+        self.run_for(Duration::from_secs(3))?;
+        self.release_restarts();
+        self.restart(leader)?;
+        if lacks {
+            self.count("stale word");
+        }
+        Ok(lacks)
+    }
+
+    /// All nodes lose their power, and all come back in doubt of their logs: but for one at first, then that one too.
+    ///
+    /// Returns whether nobody led while one was missing.
+    ///
+    /// # Errors
+    /// What a checker saw.
+    pub fn all_in_doubt(&mut self) -> Result<bool, Violation> {
+        self.await_leader(Duration::from_secs(4))?;
+        let calm = Duration::from_millis(self.rng.random_range(300..900));
+        self.run_for(calm)?;
+        self.hold_restarts();
+        self.power_cut_all()?;
+        let mut nodes: Vec<RaftId> = self.ids().collect();
+        nodes.shuffle(&mut self.rng);
+        nodes.iter().try_for_each(|id| self.node(*id).doubt_tail())?;
+        let (missing, others) = nodes.split_first().expect("a group has members");
+        for id in others {
+            self.restart(*id)?;
+        }
+        self.run_for(Duration::from_secs(5))?;
+        let waited = self.newest_leader().is_none();
+        self.release_restarts();
+        self.restart(*missing)?;
+        Ok(waited)
     }
 
     /// A deposed leader that does not know it yet is asked while the rest has gone on.

@@ -100,6 +100,11 @@ impl<H: Host> World<H> {
                 }
             }
         }
+        let node = self.node_mut(id);
+        if node.lossy && !node.sync_will_fail && node.live.as_ref().is_some_and(|live| live.core.doubts().is_none()) {
+            node.lossy = false;
+            self.count("doubt ended");
+        }
         self.keep_busy(id);
         for (ticket, outcome) in out.done.drain(..) {
             if let Some(index) = self.host.ended(id, ticket, outcome)? {
@@ -187,6 +192,7 @@ impl<H: Host> World<H> {
         if self.node(id).live.is_none() {
             return Ok(());
         }
+        self.plan_flush(id);
         self.keep_busy(id);
         self.ring(id);
         Ok(())
@@ -210,6 +216,33 @@ impl<H: Host> World<H> {
         self.trace("removed", first.index, first.pos.0);
         self.count("prefix removal");
         Ok(())
+    }
+
+    /// Has what an asynchronous group has written be synced soon.
+    fn plan_flush(&mut self, id: RaftId) {
+        let run = self.node(id).run;
+        let live = self.live(id);
+        if live.flush_planned || live.writer.unsynced_bytes() == 0 {
+            return;
+        }
+        live.flush_planned = true;
+        let after = log_io::ASYNC_INTERVAL.as_micros() as u64;
+        let at = self.disk_time(id, 0..1).max(self.now + self.rng.random_range(0..2 * after));
+        self.schedule_at(at, Event::Flush { node: id, run });
+    }
+
+    /// The late sync of an asynchronous group. Not between the write and the sync of a job, as in production.
+    pub(super) fn flush(&mut self, id: RaftId, run: u64) -> Result<(), Violation> {
+        let live = self.live(id);
+        if !live.syncing.is_empty() {
+            self.schedule(MS, Event::Flush { node: id, run });
+            return Ok(());
+        }
+        live.flush_planned = false;
+        match live.writer.sync() {
+            Ok(_) => Ok(()),
+            Err(_) => self.die_of_disk(id),
+        }
     }
 
     pub(super) fn apply(&mut self, id: RaftId) -> Result<(), Violation> {

@@ -59,6 +59,10 @@ pub(super) enum Event {
         run: u64,
         by: RaftId,
     },
+    Flush {
+        node: RaftId,
+        run: u64,
+    },
     Clients,
     Strike,
     Cut {
@@ -80,6 +84,7 @@ impl Event {
             | Event::ToldRemoved { node, run, .. }
             | Event::Write { node, run }
             | Event::Sync { node, run }
+            | Event::Flush { node, run }
             | Event::Apply { node, run } => Some((*node, Some(*run))),
             Event::Arrive(parcel) => Some((parcel.to, None)),
             Event::Start { .. } | Event::Clients | Event::Strike | Event::Cut { .. } | Event::Heal { .. } => None,
@@ -94,6 +99,7 @@ impl Event {
             Event::Unreachable { node, peer, .. } => ("unreachable", *node, *peer),
             Event::Write { node, run } => ("write", *node, *run),
             Event::Sync { node, run } => ("sync", *node, *run),
+            Event::Flush { node, run } => ("flush", *node, *run),
             Event::Apply { node, run } => ("apply", *node, *run),
             Event::Start { node, run } => ("start", *node, *run),
             Event::ToldRemoved { node, by, .. } => ("told-removed", *node, *by),
@@ -151,7 +157,7 @@ impl<H: Host> World<H> {
             sequence: 0,
             queue: BTreeMap::new(),
             network: Network::new(plan.network.clone()),
-            checks: Checks::new(Layout { segment_size: plan.segment_size }, plan.birth as u64),
+            checks: Checks::new(Layout { segment_size: plan.segment_size }, plan.birth as u64, plan.tuning.flush),
             rng,
             host_rng,
             nodes: nodes?,
@@ -230,6 +236,12 @@ impl<H: Host> World<H> {
     pub fn run_faults(&mut self) -> Result<(), Violation> {
         if self.plan.forgotten_change {
             self.forgotten_change()?;
+        }
+        if self.plan.lost_cache {
+            self.lost_cache()?;
+        }
+        if self.plan.stale_word {
+            self.stale_word()?;
         }
         if self.plan.fault_gap > 0 {
             self.schedule(self.plan.fault_gap, Event::Strike);
@@ -328,6 +340,7 @@ impl<H: Host> World<H> {
             }
             Event::Write { node, .. } => self.write(node)?,
             Event::Sync { node, .. } => self.sync(node)?,
+            Event::Flush { node, run } => self.flush(node, run)?,
             Event::Apply { node, .. } => self.apply(node)?,
             Event::Start { node, run } => {
                 if self.node(node).live.is_none() && self.node(node).run == run {

@@ -7,7 +7,7 @@
 //! ```text
 //! u32 length of what follows | u32 crc32c of the header behind it | u8 version | u8 type | u8 reject | u8 0
 //! u16 context length | u16 frame count | group uuid 16 | from to term log_term index commit commit_term reject_hint
-//! request_snapshot priority wall_ms: u64 each | context | frames
+//! request_snapshot priority wall_ms run: u64 each | context | frames
 //! ```
 //! All integers little-endian. docs/formats.md shows the bytes; a golden test holds them.
 
@@ -16,15 +16,16 @@ use raft::eraftpb::{Entry, Message, MessageType};
 use uuid::Uuid;
 
 use crate::entry::{self, Content};
+use crate::group::REPORT_CARRIER;
 use crate::log::frame::{self, HEADER_LEN, Header};
 use crate::types::{FrameKind, GroupId};
 
 /// Version of this format.
-pub(crate) const VERSION: u8 = 1;
+pub(crate) const VERSION: u8 = 2;
 /// Bytes of the length field.
 pub(crate) const LENGTH_LEN: usize = 4;
 /// Fixed header behind the length field.
-const FIXED_LEN: usize = 4 + 4 + 4 + 16 + 11 * 8;
+const FIXED_LEN: usize = 4 + 4 + 4 + 16 + 12 * 8;
 /// Longest message: one frame of 16 MiB, or 1 MiB of frames (`max_size_per_msg`), and headers; twice that is garbage.
 pub(crate) const MESSAGE_LEN_MAX: usize = 20 << 20;
 /// Frames in one message. raft-rs cuts by bytes; the smallest frame is 48 bytes, and 1 MiB holds 21,845 of these.
@@ -37,6 +38,8 @@ const CONTEXT_MAX: usize = 256;
 pub struct PeerMessage {
     /// Group that it belongs to.
     pub group: GroupId,
+    /// Which start of its sender it comes from ([`crate::log::Meta::run`]).
+    pub run: u64,
     /// The message, with `entries` empty: they travel as frames.
     pub raft: Message,
     /// Frames of the entries, in order.
@@ -87,9 +90,15 @@ impl PeerMessage {
     }
 
     /// Splits the entries of `raft` off: the counterpart of [`PeerMessage::into_raft`].
-    pub(crate) fn new(group: GroupId, mut raft: Message, frames: Vec<WireFrame>, wall_ms: u64) -> PeerMessage {
+    pub(crate) fn new(
+        group: GroupId,
+        run: u64,
+        mut raft: Message,
+        frames: Vec<WireFrame>,
+        wall_ms: u64,
+    ) -> PeerMessage {
         raft.entries.clear();
-        PeerMessage { group, raft, frames, wall_ms }
+        PeerMessage { group, run, raft, frames, wall_ms }
     }
 
     /// The raft-rs message with its entries remade from the frames.
@@ -139,6 +148,7 @@ pub fn encode(message: &PeerMessage, out: &mut Vec<Bytes>) {
         raft.request_snapshot,
         raft.priority as u64,
         message.wall_ms,
+        message.run,
     ] {
         fixed.put_u64_le(value);
     }
@@ -204,6 +214,7 @@ pub fn decode(mut body: Bytes) -> Result<PeerMessage, CodecError> {
     raft.request_snapshot = head.get_u64_le();
     raft.priority = head.get_u64_le() as i64;
     let wall_ms = head.get_u64_le();
+    let run = head.get_u64_le();
     raft.context = head;
 
     let mut frames = Vec::with_capacity(frame_count.min(1_024));
@@ -213,7 +224,7 @@ pub fn decode(mut body: Bytes) -> Result<PeerMessage, CodecError> {
     if !body.is_empty() {
         return Err(CodecError::Malformed("bytes behind the last frame"));
     }
-    Ok(PeerMessage { group: GroupId(Uuid::from_bytes(group)), raft, frames, wall_ms })
+    Ok(PeerMessage { group: GroupId(Uuid::from_bytes(group)), run, raft, frames, wall_ms })
 }
 
 /// Takes one frame off the front and checks its payload checksum. Its place and chain are checked when raft-rs has
@@ -253,6 +264,7 @@ fn message_type(byte: u8) -> Option<MessageType> {
         MsgTimeoutNow,
         MsgRequestPreVote,
         MsgRequestPreVoteResponse,
+        REPORT_CARRIER,
     ]
     .into_iter()
     .find(|kind| *kind as u8 == byte)
@@ -285,7 +297,7 @@ mod tests {
             prev = made.0;
             WireFrame { header: made.1, payload: payload.clone().into() }
         });
-        PeerMessage { group: GroupId(Uuid::from_u128(7)), frames: frames.collect(), raft, wall_ms: 77 }
+        PeerMessage { group: GroupId(Uuid::from_u128(7)), run: 3, frames: frames.collect(), raft, wall_ms: 77 }
     }
 
     proptest! {

@@ -82,7 +82,7 @@ impl BrokerHost {
             flush_bytes: rng.random_range(4_000..100_000),
             index_run_keys: rng.random_range(20..2_000),
             index_in_background: false,
-            ..MachineConfig::new("/data/group/gen-1/cq".into())
+            ..MachineConfig::new("/data/group/gen-0/cq".into())
         };
         BrokerHost {
             payload_max: Layout { segment_size: plan.segment_size }.max_payload_len(),
@@ -339,15 +339,25 @@ fn check_topic(
 impl Host for BrokerHost {
     type Stamper = BrokerStamper<u64>;
     type Machine = BrokerMachine;
-    type Store = SimKv;
+    type Store = (u64, SimKv);
 
-    fn store(&mut self, _node: RaftId, rng: &mut SmallRng) -> SimKv {
-        SimKv::new(rng.random())
+    fn store(&mut self, _node: RaftId, rng: &mut SmallRng) -> (u64, SimKv) {
+        (0, SimKv::new(rng.random()))
     }
 
-    fn open(&mut self, place: Place<'_>, store: &mut SimKv) -> Result<(BrokerStamper<u64>, BrokerMachine), String> {
-        let kv: Arc<dyn Kv> = Arc::new(store.clone());
-        let machine = BrokerMachine::open(Arc::clone(place.fs), kv, &self.config).map_err(|error| error.to_string())?;
+    fn open(
+        &mut self,
+        place: Place<'_>,
+        store: &mut Self::Store,
+    ) -> Result<(BrokerStamper<u64>, BrokerMachine), String> {
+        let (generation, kv) = store;
+        if *generation != place.meta.generation {
+            (*generation, *kv) = (place.meta.generation, SimKv::new(place.meta.generation));
+        }
+        let kv: Arc<dyn Kv> = Arc::new(kv.clone());
+        let queues_dir = place.dir.join(format!("gen-{generation}")).join("cq");
+        let config = MachineConfig { queues_dir, ..self.config.clone() };
+        let machine = BrokerMachine::open(Arc::clone(place.fs), kv, &config).map_err(|error| error.to_string())?;
         let tables = machine.tables();
         self.tables.insert(place.node, Arc::clone(&tables));
         self.views.insert(place.node, place.view.clone());
@@ -355,10 +365,10 @@ impl Host for BrokerHost {
         Ok((stamper.with_log(place.view.clone()), machine))
     }
 
-    fn died(&mut self, node: RaftId, store: &mut SimKv, _death: Death, _rng: &mut SmallRng) {
+    fn died(&mut self, node: RaftId, store: &mut Self::Store, _death: Death, _rng: &mut SmallRng) {
         self.tables.remove(&node);
         self.views.remove(&node);
-        store.crash();
+        store.1.crash();
     }
 
     fn operation(&mut self, node: RaftId, _now_ms: u64, rng: &mut SmallRng) -> Operation<BrokerStamper<u64>> {

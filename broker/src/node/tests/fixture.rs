@@ -86,6 +86,7 @@ pub(super) fn born(dir: &Path, members: usize) -> Vec<BrokerConfig> {
             listen: addresses[n * 3 + 1],
             advertise: None,
             preferred_leader: None,
+            flush: None,
             members: all.clone(),
         }],
     };

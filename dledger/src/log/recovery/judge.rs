@@ -1,8 +1,7 @@
-//! What the bytes behind the last good frame say: nothing, a torn job, or a hole that may be acknowledged data gone
-//! bad.
+//! What the bytes behind the last good frame say: nothing, a torn job, or that acknowledged data has gone bad.
 
 use super::super::frame::{ALIGN, HEADER_LEN, Header, Layout, PAGE};
-use super::super::scan::{Check, NotNext, READ_CHUNK, Scanner, SegmentFiles};
+use super::super::scan::{Check, READ_CHUNK, Scanner, SegmentFiles};
 use super::{Place, RecoveryError, TailState};
 use crate::types::{FrameKind, FramePos, LogPos};
 
@@ -37,7 +36,6 @@ pub(super) fn judge(
     files: &SegmentFiles,
     tail: &FramePos,
     stale_until: LogPos,
-    reason: NotNext,
 ) -> Result<Verdict, RecoveryError> {
     let hole = tail.end();
     let mut scanner = Scanner::new(place.layout, files, true, READ_CHUNK);
@@ -80,24 +78,13 @@ pub(super) fn judge(
             };
         }
     }
-    if let Some(evidence) = findings.evidence
-        && evidence.0 > hole.0 + TORN_JOB_SPAN
-    {
-        return Err(RecoveryError::Hole {
-            path: place.path(hole),
-            at: place.offset(hole),
-            pos: hole,
-            index: tail.index + 1,
-            reason: reason.to_string(),
-            evidence,
-        });
-    }
     // In a file that was used before, old bytes are no trace of a torn job, and stay: only what could ever be taken for frames
     // of this log goes.
     let torn_end = torn.map(|(_, end)| end.min(files_end));
     let traces =
         if findings.recycled { findings.evidence.max(torn_end).map(|end| (hole, end)) } else { findings.dirty };
     let state = match (findings.evidence, traces) {
+        (Some(evidence), _) if evidence.0 > hole.0 + TORN_JOB_SPAN => TailState::Hole,
         (Some(_), _) => TailState::TornJob,
         (None, Some(_)) => TailState::TornTail,
         (None, None) => TailState::Clean,

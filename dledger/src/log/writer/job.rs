@@ -60,3 +60,10 @@ pub struct WriteJob {
     /// Meta file write; done before everything else.
     pub meta: Option<MetaWrite>,
 }
+
+impl WriteJob {
+    /// Whether it only adds frames: no term, vote, commit index of a membership change, or cut.
+    pub fn is_frames_only(&self) -> bool {
+        self.meta.is_none() && self.truncate_to.is_none()
+    }
+}

@@ -46,6 +46,8 @@ pub(super) struct Shared {
     /// Frames between two flushes.
     flush_every: u64,
     since_flush: u64,
+    /// Generation that everything belongs to.
+    generation: u64,
 }
 
 /// What of a node's state outlives its process.
@@ -84,6 +86,14 @@ impl QueueStore {
     pub(super) fn detach(&mut self) {
         let taken = std::mem::take(&mut *self.shared.lock());
         self.shared = Arc::new(Mutex::new(taken));
+    }
+
+    /// Begins with nothing when the generation is a new one.
+    pub(super) fn select(&self, generation: u64) {
+        let shared = &mut *self.shared.lock();
+        if shared.generation != generation {
+            *shared = Shared { flush_every: shared.flush_every, generation, ..Shared::default() };
+        }
     }
 
     pub(super) fn machine(&self) -> QueueMachine {

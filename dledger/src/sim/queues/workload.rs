@@ -158,6 +158,7 @@ impl Host for QueueHost {
     }
 
     fn open(&mut self, place: Place<'_>, store: &mut QueueStore) -> Result<(QueueStamper, QueueMachine), String> {
+        store.select(place.meta.generation);
         Ok((QueueStamper::new(&store.shared, place.view), store.machine()))
     }
 
