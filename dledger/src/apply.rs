@@ -6,10 +6,9 @@
 
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
-
 use crate::group::ApplyTask;
 use crate::log::view::LogView;
+use crate::queue::{Nothing, QueueReceiver};
 use crate::raft_loop::ApplyRequest;
 use crate::replica::ReplayError;
 use crate::seam::{AppliedState, ApplyError, StateMachine};
@@ -116,13 +115,13 @@ impl<M: StateMachine> Applier<M> {
 /// The apply thread of a node: rounds of all its groups, in the order in which the raft loop hands them over.
 /// Ends when it is told to, or with the group that cannot go on.
 pub(crate) fn run<M: StateMachine>(
-    requests: &Receiver<ApplyRequest>,
+    requests: &QueueReceiver<ApplyRequest>,
     mut appliers: Vec<Applier<M>>,
     mut report: impl FnMut(usize, FramePos, LogPos),
 ) -> Result<Vec<Applier<M>>, (GroupId, ApplyError)> {
     let mut rounds: Vec<ApplyTask> = appliers.iter().map(|_| ApplyTask { frames: Vec::new() }).collect();
     loop {
-        let request = match requests.recv_timeout(IDLE_FLUSH) {
+        let request = match requests.recv(Some(IDLE_FLUSH)) {
             Ok(first) => gather(first, requests, &mut rounds),
             Err(error) => Some(Err(error)),
         };
@@ -141,12 +140,12 @@ pub(crate) fn run<M: StateMachine>(
                 // The asker may have gone away.
                 let _ = answer.send(digest.map_err(|error| error.to_string()));
             }
-            Err(RecvTimeoutError::Timeout) => {
+            Err(Nothing::Late) => {
                 for applier in appliers.iter_mut().filter(|applier| applier.machine.flush_due()) {
                     applier.flush().map_err(|error| (applier.group, error))?;
                 }
             }
-            Ok(ApplyRequest::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(appliers),
+            Ok(ApplyRequest::Stop) | Err(Nothing::Ended) => return Ok(appliers),
         }
     }
 }
@@ -155,16 +154,16 @@ pub(crate) fn run<M: StateMachine>(
 /// is given back: it comes after them.
 fn gather(
     first: ApplyRequest,
-    requests: &Receiver<ApplyRequest>,
+    requests: &QueueReceiver<ApplyRequest>,
     rounds: &mut [ApplyTask],
-) -> Option<Result<ApplyRequest, RecvTimeoutError>> {
+) -> Option<Result<ApplyRequest, Nothing>> {
     let mut bytes = 0;
     let mut next = Some(first);
     while let Some(request) = next {
         let ApplyRequest::Apply(slot, task) = request else { return Some(Ok(request)) };
         bytes += task.frames.iter().map(|(frame, _)| u64::from(frame.at.len)).sum::<u64>();
         rounds[slot].frames.extend(task.frames);
-        next = if bytes < ROUND_BYTES_MAX { requests.try_recv().ok() } else { None };
+        next = if bytes < ROUND_BYTES_MAX { requests.try_recv() } else { None };
     }
     None
 }

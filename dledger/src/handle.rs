@@ -4,15 +4,17 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
-use crossbeam_channel::{Sender, TrySendError};
+use crossbeam_channel::TrySendError;
 use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
+use crate::doorbell::Inbox;
 use crate::group::{ChangeError, MemberChange};
 use crate::log::Doubts;
 use crate::log::costs::{LogCosts, LogCounters};
 use crate::log::view::LogView;
-use crate::raft_loop::{ApplyRequest, Inbox, LoopInput};
+use crate::queue::QueueSender;
+use crate::raft_loop::{ApplyRequest, LoopInput};
 use crate::seam::{Membership, Proposal, Stamper};
 use crate::types::{FramePos, GroupId, RaftId};
 
@@ -185,7 +187,7 @@ pub struct GroupHandle<S: Stamper> {
     pub(crate) group: GroupId,
     pub(crate) raft_id: RaftId,
     pub(crate) input: Inbox<LoopInput<S>>,
-    pub(crate) apply: Sender<ApplyRequest>,
+    pub(crate) apply: QueueSender<ApplyRequest>,
     pub(crate) queued_bytes: Arc<AtomicUsize>,
     pub(crate) published: Arc<Published>,
     pub(crate) role: watch::Receiver<RoleView>,

@@ -4,6 +4,7 @@
 //! changes) and a [`Stamper`] (what a proposal becomes, given everything proposed before it).
 
 mod apply;
+mod doorbell;
 mod entry;
 pub mod fs;
 pub mod group;
@@ -13,6 +14,7 @@ pub mod log;
 pub mod log_io;
 mod node;
 pub mod plant;
+mod queue;
 mod raft_loop;
 pub mod replica;
 mod seam;

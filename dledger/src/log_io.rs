@@ -7,11 +7,10 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
-
 use crate::group::WriteTask;
 use crate::log::meta::FirstFrame;
 use crate::log::writer::LogWriter;
+use crate::queue::{Nothing, QueueReceiver};
 use crate::types::FramePos;
 
 /// Bytes of frames between two syncs of a group: recovery takes a hole of at most this length for a torn job (2.9).
@@ -95,7 +94,7 @@ impl Unsynced {
 /// Runs until [`IoRequest::Stop`]; gives the writers back. `report` is called with slot, job number and last durable
 /// frame. An error names the slot whose disk failed.
 pub(crate) fn run(
-    requests: &Receiver<IoRequest>,
+    requests: &QueueReceiver<IoRequest>,
     mut writers: Vec<LogWriter>,
     mut report: impl FnMut(usize, u64, FramePos),
 ) -> Result<Vec<LogWriter>, (usize, io::Error)> {
@@ -105,16 +104,12 @@ pub(crate) fn run(
     let mut stop = false;
     while !stop {
         let due = unsynced.iter().filter_map(|it| it.0).min();
-        let first = match due.map(|at| requests.recv_deadline(at)) {
-            None => requests.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(received) => received,
-        };
-        let first = match first {
+        let first = match requests.recv(due.map(|at| at.saturating_duration_since(Instant::now()))) {
             Ok(first) => Some(first),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => break,
+            Err(Nothing::Late) => None,
+            Err(Nothing::Ended) => break,
         };
-        for request in first.into_iter().chain(requests.try_iter()) {
+        for request in first.into_iter().chain(std::iter::from_fn(|| requests.try_recv())) {
             match request {
                 IoRequest::Write(slot, task) => waiting[slot].push(*task),
                 IoRequest::RemoveBefore(slot, first) => removals[slot] = Some(first),

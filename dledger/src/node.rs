@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::apply::{self, Applier};
+use crate::doorbell::{Doorbell, Inbox};
 use crate::fs::Fs;
 use crate::group::GroupTuning;
 use crate::handle::{GroupHandle, Published};
@@ -20,10 +21,8 @@ use crate::log::meta::Meta;
 use crate::log::view::LogView;
 use crate::log::writer::LogWriter;
 use crate::log_io::{self, IoRequest};
-use crate::raft_loop::{
-    ApplyRequest, ApplyWanted, Channels, Doorbell, GroupSlot, Inbox, LoopEvent, MESSAGES_MAX, REQUESTS_MAX, RaftLoop,
-    clock,
-};
+use crate::queue::{QueueSender, queue};
+use crate::raft_loop::{ApplyRequest, ApplyWanted, Channels, GroupSlot, LoopEvent, REQUESTS_MAX, RaftLoop, clock};
 use crate::replica::{self, OpenError, OpenReplica, Supply};
 use crate::seam::{Completions, MemberInfo, Stamper, StateMachine};
 use crate::transport::{self, Links, Local, LocalGroup};
@@ -107,9 +106,9 @@ pub struct Node<M: StateMachine> {
     events: Inbox<LoopEvent>,
     raft_loop: JoinHandle<Vec<Meta>>,
     log_io: JoinHandle<Vec<LogWriter>>,
-    log_io_requests: crossbeam_channel::Sender<IoRequest>,
+    log_io_requests: QueueSender<IoRequest>,
     apply: JoinHandle<Vec<Applier<M>>>,
-    apply_requests: crossbeam_channel::Sender<ApplyRequest>,
+    apply_requests: QueueSender<ApplyRequest>,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -127,16 +126,14 @@ impl<M: StateMachine> Node<M> {
             .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
             .map_err(|source| NodeError::Listen { address: config.listen, source })?;
 
-        let (bell, wait_bell) = Doorbell::new();
+        let bell = Doorbell::new()?;
         let (requests, requests_in) = crossbeam_channel::bounded(REQUESTS_MAX);
-        let (messages, messages_in) = crossbeam_channel::bounded(MESSAGES_MAX);
         // Bounded by the groups' limits on unwritten and unapplied bytes, not by a count: these must never block.
         let (events, events_in) = crossbeam_channel::unbounded();
-        let (log_io_requests, log_io_in) = crossbeam_channel::unbounded();
-        let (apply_requests, apply_in) = crossbeam_channel::unbounded();
+        let (log_io_requests, log_io_in) = queue();
+        let (apply_requests, apply_in) = queue();
         let requests = Inbox::new(requests, bell.clone());
         let events = Inbox::new(events, bell.clone());
-        let messages = Inbox::new(messages, bell.clone());
 
         let mut local_groups = Vec::new();
         let mut own_address = String::new();
@@ -208,8 +205,8 @@ impl<M: StateMachine> Node<M> {
         let links = {
             let _in_runtime = runtime.enter();
             let listener = tokio::net::TcpListener::from_std(listener)?;
-            runtime.spawn(transport::listen(listener, Arc::clone(&local), messages, events.clone()));
-            Links::new(local, events.clone(), runtime.handle().clone(), bell)
+            runtime.spawn(transport::listen(listener, Arc::clone(&local), events.clone()));
+            Links::new(local, events.clone(), runtime.handle().clone(), bell)?
         };
 
         let handles_groups: Vec<GroupId> = handles.iter().map(GroupHandle::group).collect();
@@ -242,10 +239,8 @@ impl<M: StateMachine> Node<M> {
                 .unwrap_or_else(|(group, error)| fatal(&format!("the state of group {group} cannot go on: {error}")))
         })?;
         let channels = Channels {
-            bell: wait_bell,
             requests: requests_in,
             events: events_in,
-            messages: messages_in,
             log_io: log_io_requests.clone(),
             apply: apply_requests.clone(),
             apply_wanted,

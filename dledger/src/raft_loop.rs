@@ -1,10 +1,10 @@
-//! The one thread that ticks, drains what waits, feeds the groups and hands their outputs on. It never touches a disk
-//! and never blocks on anything but its own doorbell.
+//! The one thread that ticks, drains what waits, feeds the groups and hands their outputs on. It never touches a disk,
+//! and sleeps only where its peer sockets and its doorbell wake it.
 //!
 //! ```text
 //! handles --requests--\                            /--> log-io    (Write)
 //! log-io, apply --events--> [drain all, poll each] ---> apply     (Apply)
-//! peers ----messages--/                            \--> transport, completions, role watches
+//! peer sockets --------/                           \--> peer sockets, completions, role watches
 //! ```
 
 use std::collections::{BTreeMap, HashMap};
@@ -12,18 +12,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
+use crossbeam_channel::Receiver;
 use tokio::sync::{oneshot, watch};
 
 use crate::group::{
     ApplyTask, ChangeError, Clock, GroupCore, GroupError, MEMBERS_MAX, MemberChange, Outputs, ReadTicket,
 };
-use crate::handle::{GroupStatus, Published, ReadError, RoleView};
+use crate::handle::{GroupStatus, Published, ReadError, Role, RoleView};
 use crate::log::meta::Meta;
 use crate::log_io::IoRequest;
+use crate::queue::QueueSender;
 use crate::seam::{Completions, Membership, Proposal, Stamper};
-use crate::transport::Links;
-use crate::transport::codec::PeerMessage;
+use crate::transport::{Handover, Links};
 use crate::types::{FramePos, GroupId, LogPos, RaftId};
 
 /// Length of a tick (raft-log.md section 6).
@@ -32,12 +32,14 @@ pub(crate) const TICK: Duration = Duration::from_millis(50);
 const TICKS_OVERDUE_MAX: u32 = 3;
 /// Requests taken in one round, so that a flood of them cannot hold up ticks and peers.
 const REQUESTS_PER_ROUND: usize = 8_192;
-/// Peer messages taken in one round.
-const MESSAGES_PER_ROUND: usize = 2_048;
 /// Requests that may wait; above it a handle says busy.
 pub(crate) const REQUESTS_MAX: usize = 65_536;
-/// Peer messages that may wait; above it their connection waits.
-pub(crate) const MESSAGES_MAX: usize = 8_192;
+
+/// How long what a follower has to apply may gather. Nobody waits for it there, and each round of apply costs a wake-up and a
+/// write of its store.
+const APPLY_LATE: Duration = Duration::from_millis(5);
+/// Bytes of it, above which it is applied at once.
+const APPLY_LATE_BYTES: u64 = 1 << 20;
 
 /// What a handle asks.
 pub(crate) enum LoopInput<S: Stamper> {
@@ -83,14 +85,11 @@ pub(crate) enum LoopEvent {
         at: FramePos,
         keep_from: LogPos,
     },
-    Unreachable {
-        group: GroupId,
-        peer: RaftId,
-    },
-    /// A new connection was refused: nobody listens there.
+    /// A connection to or from a peer, ready for use.
+    Connected(Box<Handover>),
+    /// A new connection to this peer was refused: nobody listens there.
     Refused {
-        group: GroupId,
-        peer: RaftId,
+        peer: u64,
     },
     /// A member says that this node's replica was removed from the group.
     Removed {
@@ -104,55 +103,6 @@ pub(crate) enum LoopEvent {
         address: String,
     },
     Stop,
-}
-
-/// Wakes the loop. Ringing twice is ringing once.
-#[derive(Clone)]
-pub(crate) struct Doorbell(Sender<()>);
-
-impl Doorbell {
-    pub(crate) fn new() -> (Doorbell, Receiver<()>) {
-        let (ring, wait) = crossbeam_channel::bounded(1);
-        (Doorbell(ring), wait)
-    }
-
-    pub(crate) fn ring(&self) {
-        // Full: it rings already. Disconnected: the loop has ended.
-        let _ = self.0.try_send(());
-    }
-}
-
-/// A bounded sender that rings.
-pub(crate) struct Inbox<T> {
-    sender: Sender<T>,
-    bell: Doorbell,
-}
-
-impl<T> Clone for Inbox<T> {
-    fn clone(&self) -> Self {
-        Inbox { sender: self.sender.clone(), bell: self.bell.clone() }
-    }
-}
-
-impl<T> Inbox<T> {
-    pub(crate) fn new(sender: Sender<T>, bell: Doorbell) -> Self {
-        Inbox { sender, bell }
-    }
-
-    pub(crate) fn try_send(&self, value: T) -> Result<(), TrySendError<T>> {
-        let sent = self.put(value);
-        self.ring();
-        sent
-    }
-
-    /// Puts something in without ringing: the loop sees it when it next wakes, after a tick at the latest.
-    pub(crate) fn put(&self, value: T) -> Result<(), TrySendError<T>> {
-        self.sender.try_send(value)
-    }
-
-    pub(crate) fn ring(&self) {
-        self.bell.ring();
-    }
 }
 
 /// Whether the loop waits for apply to go on. Most of the time it does not: what was applied is then put into its inbox and
@@ -204,12 +154,10 @@ impl<S: Stamper> GroupSlot<S> {
 
 /// The loop's ends of all channels.
 pub(crate) struct Channels<S: Stamper> {
-    pub(crate) bell: Receiver<()>,
     pub(crate) requests: Receiver<LoopInput<S>>,
     pub(crate) events: Receiver<LoopEvent>,
-    pub(crate) messages: Receiver<PeerMessage>,
-    pub(crate) log_io: Sender<IoRequest>,
-    pub(crate) apply: Sender<ApplyRequest>,
+    pub(crate) log_io: QueueSender<IoRequest>,
+    pub(crate) apply: QueueSender<ApplyRequest>,
     pub(crate) apply_wanted: Arc<ApplyWanted>,
 }
 
@@ -231,7 +179,30 @@ pub(crate) struct RaftLoop<S: Stamper> {
     reads: HashMap<ReadTicket, oneshot::Sender<Result<u64, ReadError>>>,
     next_read: ReadTicket,
     outputs: Outputs<S>,
+    late: LateApply,
     stopping: bool,
+}
+
+/// What was handed to apply without waking it.
+#[derive(Default)]
+struct LateApply {
+    bytes: u64,
+    /// When apply is woken at the latest.
+    due: Option<Instant>,
+    /// Whether somebody waits for it.
+    wanted: bool,
+}
+
+impl LateApply {
+    fn put(&mut self, task: &ApplyTask, wanted: bool) {
+        self.bytes += task.frames.iter().map(|(frame, _)| u64::from(frame.at.len)).sum::<u64>();
+        self.wanted |= wanted;
+        self.due.get_or_insert_with(|| Instant::now() + APPLY_LATE);
+    }
+
+    fn is_due(&self, wanted: bool) -> bool {
+        self.due.is_some_and(|due| wanted || self.wanted || self.bytes >= APPLY_LATE_BYTES || Instant::now() >= due)
+    }
 }
 
 impl<S: Stamper> RaftLoop<S> {
@@ -249,6 +220,7 @@ impl<S: Stamper> RaftLoop<S> {
             reads: HashMap::new(),
             next_read: 0,
             outputs: Outputs::default(),
+            late: LateApply::default(),
             stopping: false,
         }
     }
@@ -259,13 +231,11 @@ impl<S: Stamper> RaftLoop<S> {
     /// A group that cannot go on ends the node.
     pub(crate) fn run(mut self) -> Result<Vec<Meta>, GroupError> {
         while !self.stopping {
+            self.ask_apply();
             let wake = self.slots.iter().filter_map(|slot| slot.core.wake_at()).min();
             let deadline = wake.map_or(self.next_tick, |at| self.next_tick.min(self.started + at));
-            self.ask_apply();
-            match self.channels.bell.recv_deadline(deadline) {
-                Ok(()) | Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
-            }
+            let deadline = self.late.due.map_or(deadline, |due| deadline.min(due));
+            self.links.wait(deadline.saturating_duration_since(Instant::now()));
             self.tick();
             self.drain();
             self.poll()?;
@@ -274,10 +244,15 @@ impl<S: Stamper> RaftLoop<S> {
         Ok(self.slots.iter_mut().map(|slot| slot.core.closing_meta()).collect())
     }
 
-    /// Has apply ring when it has gone on, if a group waits for that.
-    fn ask_apply(&self) {
+    /// Wakes apply, if there is something for it that should not wait; has it ring when it has gone on, if a group waits for
+    /// that.
+    fn ask_apply(&mut self) {
         let wanted = self.slots.iter().any(|slot| slot.core.waits_for_apply());
         self.channels.apply_wanted.set(wanted);
+        if self.late.is_due(wanted) {
+            self.late = LateApply::default();
+            self.channels.apply.wake();
+        }
         if wanted && !self.channels.events.is_empty() {
             self.links.bell().ring();
         }
@@ -296,6 +271,7 @@ impl<S: Stamper> RaftLoop<S> {
             self.next_tick += TICK * overdue;
             overdue
         };
+        self.links.tick(now);
         for _ in 0..deliver {
             self.slots.iter_mut().for_each(|slot| slot.core.tick());
         }
@@ -314,14 +290,12 @@ impl<S: Stamper> RaftLoop<S> {
                     self.slots[slot].core.applied(at);
                     self.slots[slot].core.keep_log_from(keep_from);
                 }
-                LoopEvent::Unreachable { group, peer } => {
-                    if let Some(slot) = self.by_group.get(&group) {
-                        self.slots[*slot].core.unreachable(peer);
-                    }
-                }
-                LoopEvent::Refused { group, peer } => {
-                    if let Some(slot) = self.by_group.get(&group) {
-                        self.slots[*slot].core.suspect(peer);
+                LoopEvent::Connected(handover) => self.links.connected(*handover),
+                LoopEvent::Refused { peer } => {
+                    for (group, peer) in self.links.replicas_of(peer) {
+                        if let Some(slot) = self.by_group.get(&group) {
+                            self.slots[*slot].core.suspect(peer);
+                        }
                     }
                 }
                 LoopEvent::Removed { group, by } => {
@@ -333,16 +307,15 @@ impl<S: Stamper> RaftLoop<S> {
                 LoopEvent::Stop => self.stopping = true,
             }
         }
-        for taken in 0.. {
-            if taken == MESSAGES_PER_ROUND {
-                again = true;
-                break;
+        let (slots, by_group) = (&mut self.slots, &self.by_group);
+        self.links.receive(|message| {
+            if let Some(slot) = by_group.get(&message.group) {
+                slots[*slot].core.step(message);
             }
-            let Ok(message) = self.channels.messages.try_recv() else {
-                break;
-            };
-            if let Some(slot) = self.by_group.get(&message.group) {
-                self.slots[*slot].core.step(message);
+        });
+        for (group, peer) in self.links.take_lost() {
+            if let Some(slot) = self.by_group.get(&group) {
+                self.slots[*slot].core.unreachable(peer);
             }
         }
         for taken in 0.. {
@@ -404,16 +377,17 @@ impl<S: Stamper> RaftLoop<S> {
             if let Some(membership) = out.membership.take() {
                 let membership = Arc::new(membership);
                 self.links.set_peers(group.core.group(), &group.peers());
-                self.links.local().set_membership(group.core.group(), &membership);
+                self.links.set_membership(group.core.group(), &membership);
                 group.membership.send_replace(membership);
             }
             for message in out.messages.drain(..) {
                 let (id, peer) = (message.group, message.raft.to);
-                if !self.links.send(message) {
+                if !self.links.send(&message) {
                     group.core.unreachable(peer);
                     tracing::debug!(group = %id, peer, "message dropped: no connection, or its queue is full");
                 }
             }
+            self.links.flush();
             for task in out.writes.drain(..) {
                 // Log-io ends only after this loop.
                 let _ = self.channels.log_io.send(IoRequest::Write(slot, Box::new(task)));
@@ -421,8 +395,11 @@ impl<S: Stamper> RaftLoop<S> {
             if let Some(first) = out.remove_before.take() {
                 let _ = self.channels.log_io.send(IoRequest::RemoveBefore(slot, first));
             }
+            // Readers wait on a leader only.
+            let leads = matches!(group.core.role().role, Role::Leader { .. });
             for task in out.applies.drain(..) {
-                let _ = self.channels.apply.send(ApplyRequest::Apply(slot, task));
+                self.late.put(&task, leads);
+                let _ = self.channels.apply.put(ApplyRequest::Apply(slot, task));
             }
             group.published.commit.store(group.core.commit_index(), Ordering::Release);
             if let Some(role) = out.role.take() {

@@ -119,7 +119,7 @@ impl PeerMessage {
 }
 
 /// Appends the encoded form as pieces: small parts are copied into one buffer each, payloads are passed on uncopied.
-pub fn encode(message: &PeerMessage, out: &mut Vec<Bytes>) {
+pub fn encode(message: &PeerMessage, out: &mut impl Extend<Bytes>) {
     let raft = &message.raft;
     let total = message.encoded_len();
     assert!(total <= MESSAGE_LEN_MAX, "a message of {total} bytes cannot be sent");
@@ -160,14 +160,14 @@ pub fn encode(message: &PeerMessage, out: &mut Vec<Bytes>) {
     for wire in &message.frames {
         let pad = frame::frame_len(wire.payload.len()) as usize - HEADER_LEN - wire.payload.len();
         small.extend_from_slice(&wire.header);
-        out.push(small.split().freeze());
+        out.extend([small.split().freeze()]);
         if !wire.payload.is_empty() {
-            out.push(wire.payload.clone());
+            out.extend([wire.payload.clone()]);
         }
         small.extend_from_slice(&[0; 8][..pad]);
     }
     if !small.is_empty() {
-        out.push(small.freeze());
+        out.extend([small.freeze()]);
     }
 }
 

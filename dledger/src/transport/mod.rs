@@ -3,30 +3,44 @@
 //! Each node dials every other node twice: a control lane (votes, heartbeats, answers) and a bulk lane (appends), so
 //! that four megabytes of log never delay a heartbeat. A connection carries messages one way, in order. What cannot be
 //! sent is dropped and the raft loop is told: Raft sends again, but must not believe it was sent.
+//!
+//! ```text
+//! peer-io runtime:  link (dial, handshake) --\  the connected
+//!                   listen (accept, hello) ---> socket          raft loop:  Links = epoll + Outgoing, Incoming
+//! ```
+//! Names are resolved, connections made and strangers refused on a runtime of its own; from then on the raft loop reads and
+//! writes the socket itself. A message then takes no other thread's turn on its way, at either end.
 
 pub mod codec;
 mod handshake;
+mod incoming;
 mod link;
+mod links;
 mod listen;
+mod outgoing;
+mod poller;
+#[cfg(test)]
+mod tests;
 
-use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustix::net::sockopt;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use crate::raft_loop::{Doorbell, Inbox, LoopEvent};
 use crate::seam::Membership;
-use crate::transport::codec::PeerMessage;
 use crate::types::{GroupId, RaftId};
 
-/// Messages that may wait on one lane. Raft bounds what is in flight to a peer by 64 appends of 1 MiB; heartbeats and
-/// answers are small.
-const LANE_MESSAGES_MAX: usize = 512;
+use handshake::{Hello, Opinion};
+pub(crate) use links::Links;
+pub(crate) use listen::listen;
+
+/// Connections from one node to another.
+const LANES: usize = 2;
 
 /// Which of the two connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,8 +58,6 @@ pub(crate) struct Local {
     /// `host:port` at which peers reach this node.
     address: String,
     groups: Mutex<Vec<LocalGroup>>,
-    /// Changes with every membership: whoever was heard may have to go.
-    changes: watch::Sender<()>,
 }
 
 /// A group that lives on this node.
@@ -61,103 +73,33 @@ pub(crate) struct LocalGroup {
 impl Local {
     /// A node in its new run.
     pub(crate) fn new(cluster_id: Uuid, address: String, groups: Vec<LocalGroup>) -> Local {
-        let changes = watch::Sender::new(());
-        Local { cluster_id, run_id: Uuid::new_v4(), address, groups: Mutex::new(groups), changes }
+        Local { cluster_id, run_id: Uuid::new_v4(), address, groups: Mutex::new(groups) }
     }
 
-    /// A group has another membership: who connects, and who is connected, is judged by it.
-    pub(crate) fn set_membership(&self, group: GroupId, membership: &Arc<Membership>) {
+    /// A group has another membership: who connects is judged by it.
+    fn set_membership(&self, group: GroupId, membership: &Arc<Membership>) {
         if let Some(ours) = self.groups.lock().iter_mut().find(|ours| ours.group == group) {
             ours.membership = Arc::clone(membership);
         }
-        self.changes.send_replace(());
     }
 }
 
-/// The replicas that live at one address, as the tasks that dial it see them.
-type Replicas = Arc<Mutex<Vec<(GroupId, RaftId)>>>;
-
-/// A peer node: its lanes, and the replicas that live there. The tasks end when it is dropped.
-struct Peer {
-    lanes: [mpsc::Sender<PeerMessage>; 2],
-    replicas: Replicas,
+/// A connection whose other end is known, on its way to the raft loop. The socket does not block.
+pub(crate) enum Handover {
+    /// This node dialled the peer that [`Links`] knows by this number.
+    Dialled { peer: u64, lane: Lane, stream: TcpStream, ended: oneshot::Sender<()> },
+    /// A peer dialled this node.
+    Accepted(Welcomed),
 }
 
-/// The sending ends, owned by the raft loop.
-pub(crate) struct Links {
-    local: Arc<Local>,
-    peers: HashMap<String, Peer>,
-    by_replica: HashMap<(GroupId, RaftId), String>,
-    events: Inbox<LoopEvent>,
-    runtime: tokio::runtime::Handle,
-    bell: Doorbell,
-}
-
-impl Links {
-    /// Nobody is dialled yet.
-    pub(crate) fn new(
-        local: Arc<Local>,
-        events: Inbox<LoopEvent>,
-        runtime: tokio::runtime::Handle,
-        bell: Doorbell,
-    ) -> Links {
-        Links { local, peers: HashMap::new(), by_replica: HashMap::new(), events, runtime, bell }
-    }
-
-    /// The other members of a group, and where each is dialled. Whoever is not named is dropped.
-    pub(crate) fn set_peers(&mut self, group: GroupId, peers: &BTreeMap<RaftId, String>) {
-        let old = self.by_replica.iter().filter(|((of, _), _)| *of == group);
-        let gone: Vec<_> = old.filter(|((_, id), at)| peers.get(id) != Some(at)).map(|(key, _)| *key).collect();
-        for key in gone {
-            let address = self.by_replica.remove(&key).expect("just seen");
-            let peer = &self.peers[&address];
-            peer.replicas.lock().retain(|replica| *replica != key);
-            if peer.replicas.lock().is_empty() {
-                self.peers.remove(&address);
-            }
-        }
-        for (id, address) in peers {
-            if self.by_replica.contains_key(&(group, *id)) {
-                continue;
-            }
-            self.by_replica.insert((group, *id), address.clone());
-            if !self.peers.contains_key(address) {
-                let peer = self.dial(address);
-                self.peers.insert(address.clone(), peer);
-            }
-            self.peers[address].replicas.lock().push((group, *id));
-        }
-    }
-
-    fn dial(&self, address: &str) -> Peer {
-        let replicas = Replicas::default();
-        let lanes = [Lane::Control, Lane::Bulk].map(|lane| {
-            let (sender, receiver) = mpsc::channel(LANE_MESSAGES_MAX);
-            let peer = link::PeerNode { address: address.to_owned(), replicas: Arc::clone(&replicas) };
-            self.runtime.spawn(link::run(Arc::clone(&self.local), peer, lane, receiver, self.events.clone()));
-            sender
-        });
-        Peer { lanes, replicas }
-    }
-
-    /// Puts a message on its lane; `false` when it had to be dropped.
-    pub(crate) fn send(&self, message: PeerMessage) -> bool {
-        let address = self.by_replica.get(&(message.group, message.raft.to));
-        let Some(peer) = address.and_then(|address| self.peers.get(address)) else {
-            return false;
-        };
-        let lane = if message.is_bulk() { Lane::Bulk } else { Lane::Control };
-        peer.lanes[lane as usize].try_send(message).is_ok()
-    }
-
-    /// Who this node is to its peers.
-    pub(crate) fn local(&self) -> &Local {
-        &self.local
-    }
-
-    pub(crate) fn bell(&self) -> &Doorbell {
-        &self.bell
-    }
+/// A peer's connection to this node.
+pub(crate) struct Welcomed {
+    stream: TcpStream,
+    from: SocketAddr,
+    /// Who it is: nobody else is heard on this connection.
+    hello: Hello,
+    /// What was thought of it then.
+    opinion: Opinion,
 }
 
 /// After so much silence from a peer's kernel a connection is given up and dialled anew: without it, a partition that
@@ -172,30 +114,4 @@ fn notice_silence(stream: &tokio::net::TcpStream) -> io::Result<()> {
     sockopt::set_tcp_keepintvl(stream, Duration::from_secs(1))?;
     sockopt::set_tcp_keepcnt(stream, 3)?;
     Ok(())
-}
-
-/// Accepts peers on `listener` until the runtime ends.
-pub(crate) async fn listen(
-    listener: tokio::net::TcpListener,
-    local: Arc<Local>,
-    messages: Inbox<PeerMessage>,
-    events: Inbox<LoopEvent>,
-) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, from)) => {
-                let (local, messages, events) = (Arc::clone(&local), messages.clone(), events.clone());
-                tokio::spawn(async move {
-                    if let Err(error) = listen::serve(stream, &local, &messages, &events).await {
-                        tracing::info!(peer = %from, %error, "peer connection ended");
-                    }
-                });
-            }
-            Err(error) => {
-                // Out of file descriptors, mostly: other connections go on, and so does this loop after a pause.
-                tracing::error!(%error, "cannot accept a peer connection");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-            }
-        }
-    }
 }
