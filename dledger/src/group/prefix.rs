@@ -2,7 +2,7 @@
 //!
 //! Two steps, apart. The layer above *decides* that the log may begin later, in a command that the leader proposes
 //! ([`crate::seam::StateMachine::keep_from`] is what it has decided, everywhere the same); a leader proposes that only up to the
-//! entries that every member has on its own disk ([`LogView::spared`]), so that whoever leads later can bring each of them
+//! entries that every member has on its own disk ([`LogView::spared`](crate::log::view::LogView::spared)), so that whoever leads later can bring each of them
 //! up to date. Each replica then *removes* for itself, whole segments, once its own state can do without them (R7).
 //!
 //! ```text
