@@ -226,9 +226,11 @@ def kill_leaders(args, system, topic, victim_name, observers):
             time.sleep(args.calm)
         system.restart(node)
         until("the killed node", lambda: len(leaders(system.namesrv, topic)) == system.groups)
+        # Before the calm: the silence of the next kill begins where it ends.
+        end = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         # A random part, so that kills do not keep in step with the client's polls.
         time.sleep((args.calm if args.ledgermq else max(args.calm, 10)) + random.random())
-        kills.append({"at": at, "node": node, "led": led, "end": time.clock_gettime_ns(time.CLOCK_MONOTONIC)})
+        kills.append({"at": at, "node": node, "led": led, "end": end})
         told = f", silence {longest_silence_ms(kills[-1], observers):.0f} ms" if args.mode == "pinned" else ""
         print(f"kill {n + 1} of {args.kills}: node {node}, which led {', '.join(led)}{told}", file=sys.stderr, flush=True)
     return kills
