@@ -1,6 +1,7 @@
 //! Scenarios that chance alone would hardly meet. Named tests play them on a calm network, and some seeds begin with one
 //! before their faults.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use rand::Rng;
@@ -104,6 +105,23 @@ impl<H: Host> World<H> {
         Ok(refused)
     }
 
+    /// Three voters with a leader, and after some calm (in ms) a follower that hears nothing any more. Returns the leader and the
+    /// other follower; `None` when nobody leads.
+    fn one_hears_nothing(&mut self, calm: Range<u64>) -> Result<Option<(RaftId, RaftId)>, Violation> {
+        assert!(self.plan.birth == 3 && self.plan.nodes == 3, "the scenario is for three voters");
+        self.run_until(self.now + 4_000 * MS, |world| world.newest_leader().is_some())?;
+        let Some(leader) = self.newest_leader() else {
+            return Ok(None);
+        };
+        let calm = Duration::from_millis(self.rng.random_range(calm));
+        self.run_for(calm)?;
+        let mut others: Vec<RaftId> = self.ids().filter(|id| *id != leader).collect();
+        others.shuffle(&mut self.rng);
+        let [deaf, other] = others[..] else { unreachable!("two others") };
+        self.partition(&[deaf]);
+        Ok(Some((leader, other)))
+    }
+
     /// A page cache is lost with what was acknowledged from it (asynchronous groups only). One follower hears nothing while
     /// the leader and the other one commit; then that other one loses its power, and the leader dies, before it or just
     /// after it. With the follower that never had the entries the shortened one would be a majority.
@@ -113,18 +131,9 @@ impl<H: Host> World<H> {
     /// # Errors
     /// What a checker saw.
     pub fn lost_cache(&mut self) -> Result<bool, Violation> {
-        assert!(self.plan.birth == 3 && self.plan.nodes == 3, "the scenario is for three voters");
-        self.run_until(self.now + 4_000 * MS, |world| world.newest_leader().is_some())?;
-        let Some(leader) = self.newest_leader() else {
+        let Some((leader, loser)) = self.one_hears_nothing(50..400)? else {
             return Ok(false);
         };
-        let calm = Duration::from_millis(self.rng.random_range(50..400));
-        self.run_for(calm)?;
-        let mut others: Vec<RaftId> = self.ids().filter(|id| *id != leader).collect();
-        others.shuffle(&mut self.rng);
-        let [deaf, loser] = others[..] else { unreachable!("two others") };
-
-        self.partition(&[deaf]);
         let enough = self.acknowledged_count() + self.rng.random_range(3..20);
         self.run_until(self.now + STEP_MAX, |world| world.acknowledged_count() >= enough)?;
         let before = self.node(loser).live.as_ref().map(|live| live.core.last_index());
@@ -165,17 +174,9 @@ impl<H: Host> World<H> {
     /// # Errors
     /// What a checker saw.
     pub fn stale_word(&mut self) -> Result<bool, Violation> {
-        assert!(self.plan.birth == 3 && self.plan.nodes == 3, "the scenario is for three voters");
-        self.run_until(self.now + 4_000 * MS, |world| world.newest_leader().is_some())?;
-        let Some(leader) = self.newest_leader() else {
+        let Some((leader, loser)) = self.one_hears_nothing(200..500)? else {
             return Ok(false);
         };
-        let calm = Duration::from_millis(self.rng.random_range(200..500));
-        self.run_for(calm)?;
-        let mut others: Vec<RaftId> = self.ids().filter(|id| *id != leader).collect();
-        others.shuffle(&mut self.rng);
-        let [deaf, loser] = others[..] else { unreachable!("two others") };
-        self.partition(&[deaf]);
         if self.rng.random_bool(0.5) {
             self.stall_disk(leader, Duration::from_millis(500));
         } else {

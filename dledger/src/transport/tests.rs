@@ -129,6 +129,14 @@ fn meet(a: &mut Node, b: &mut Node) {
     b.got.clear();
 }
 
+/// Two nodes of which the first has dialled the second; needs a runtime around it.
+fn pair() -> (Node, Node) {
+    let (mut a, mut b) = (Node::start(1), Node::start(2));
+    a.dials(&[(2, &b.address)]);
+    meet(&mut a, &mut b);
+    (a, b)
+}
+
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
 }
@@ -138,10 +146,7 @@ fn runtime() -> tokio::runtime::Runtime {
 fn messages_arrive_whole_and_in_order() {
     let runtime = runtime();
     let _inside = runtime.enter();
-    let (mut a, mut b) = (Node::start(1), Node::start(2));
-    let address = b.address.clone();
-    a.dials(&[(2, &address)]);
-    meet(&mut a, &mut b);
+    let (mut a, mut b) = pair();
     let sizes = [1, 5_000, 700_000, 3, 1_500_000, 262_144, 16_000, 4_000_000];
     let payloads: Vec<Bytes> = sizes.iter().map(|size| Bytes::from(vec![*size as u8; *size])).collect();
     for n in 0..100u64 {
@@ -171,10 +176,7 @@ fn messages_arrive_whole_and_in_order() {
 fn a_lane_that_is_full_drops_and_the_other_goes_on() {
     let runtime = runtime();
     let _inside = runtime.enter();
-    let (mut a, mut b) = (Node::start(1), Node::start(2));
-    let address = b.address.clone();
-    a.dials(&[(2, &address)]);
-    meet(&mut a, &mut b);
+    let (mut a, mut b) = pair();
     let payload = Bytes::from(vec![7; 1 << 20]);
     let mut taken = 0;
     while a.send(2, 100 + taken, std::slice::from_ref(&payload)) {
@@ -197,10 +199,8 @@ fn a_lane_that_is_full_drops_and_the_other_goes_on() {
 fn a_broken_connection_is_told_and_made_again() {
     let runtime = runtime();
     let inside = runtime.enter();
-    let (mut a, mut b) = (Node::start(1), Node::start(2));
+    let (mut a, mut b) = pair();
     let address = b.address.clone();
-    a.dials(&[(2, &address)]);
-    meet(&mut a, &mut b);
     // Only the connections end: the listener goes on.
     b.links = Links::new(
         Arc::new(Local::new(Uuid::from_u128(1), String::new(), Vec::new())),
@@ -253,10 +253,7 @@ fn peers_come_and_go() {
 fn what_cannot_be_ends_its_connection() {
     let runtime = runtime();
     let _inside = runtime.enter();
-    let (mut a, mut b) = (Node::start(1), Node::start(2));
-    let address = b.address.clone();
-    a.dials(&[(2, &address)]);
-    meet(&mut a, &mut b);
+    let (mut a, mut b) = pair();
     let mut stranger = std::net::TcpStream::connect(&b.address).unwrap();
     stranger.write_all(&[0x55; 12]).unwrap();
     let mut answer = Vec::new();
@@ -277,10 +274,7 @@ fn what_cannot_be_ends_its_connection() {
 fn a_removed_replica_is_cut_off_and_told() {
     let runtime = runtime();
     let _inside = runtime.enter();
-    let (mut a, mut b) = (Node::start(1), Node::start(2));
-    let address = b.address.clone();
-    a.dials(&[(2, &address)]);
-    meet(&mut a, &mut b);
+    let (mut a, mut b) = pair();
     b.links.set_membership(GROUP, &membership(&[2, 3]));
     until(&mut [&mut a, &mut b], "it is told", |nodes| nodes[0].removed_by.contains(&2));
     b.got.clear();
