@@ -27,7 +27,7 @@ use tokio::sync::Semaphore;
 use super::client_config::NO_SQL92;
 use super::header;
 use crate::apply::{UNITS_PER_READ_MAX, Unit};
-use crate::consumer::group::Lookup;
+use crate::consumer::group::{Lookup, Subscription};
 use crate::consumer::long_poll::QueueKey;
 use crate::replica::Replica;
 use crate::server::outbox::Responder;
@@ -319,7 +319,7 @@ fn filter_of(replica: &Replica, pull: &PullMessage, broadcast_allowed: bool) -> 
         return Err(Refusal::new(ResponseCode::NO_PERMISSION, remark));
     }
     match lookup {
-        Lookup::Found(found) if pull.sub_version > found.version => Err(Refusal::new(
+        Lookup::Found(found) if pull.sub_version > found.version && !passes_all(&found, pull) => Err(Refusal::new(
             ResponseCode::SUBSCRIPTION_NOT_LATEST,
             format!("the subscription of group {group} to {} known here is older", pull.topic),
         )),
@@ -333,6 +333,13 @@ fn filter_of(replica: &Replica, pull: &PullMessage, broadcast_allowed: bool) -> 
             format!("no heartbeat of group {group} has come to this broker yet"),
         )),
     }
+}
+
+/// Whether what is known here, though older, passes all that the client can want: clients drop by their own tags what comes too
+/// much. The Java client counts its version up with each rebalance and tells by a heartbeat that it leaves out while another one
+/// is under way; a new consumer would wait up to 30 s for the next.
+fn passes_all(known: &Subscription, pull: &PullMessage) -> bool {
+    known.filter.as_deref() == Some(&TagFilter::All) && pull.expression_type.as_deref().unwrap_or(TYPE_TAG) == TYPE_TAG
 }
 
 /// Takes the offset that a pull brings with it.

@@ -131,17 +131,23 @@ pub(super) async fn move_member(admin: &Admin, args: MoveArgs, as_json: bool) ->
 /// Hands the leadership over.
 pub(super) async fn transfer(admin: &Admin, args: TransferArgs, as_json: bool) -> Result<()> {
     let group = group(admin, &args.group).await?;
-    let (address, status) = leader(admin, &group).await?;
+    let status = hand_over(admin, &group, args.to).await?;
+    report(&status, &group, as_json);
+    Ok(())
+}
+
+/// Has the leader of a group hand over to this member, or to whom it chooses, and returns what the new one says of itself.
+pub(crate) async fn hand_over(admin: &Admin, group: &str, to: Option<u64>) -> Result<Value> {
+    let (address, status) = leader(admin, group).await?;
     let before = status["term"].as_u64();
-    admin.transfer(&address, &json!({ "to": args.to })).await.map_err(in_words)?;
+    admin.transfer(&address, &json!({ "to": to })).await.map_err(in_words)?;
     let until = Instant::now() + PATIENCE;
     loop {
-        let (_, status) = leader(admin, &group).await?;
-        let there = args.to.is_none_or(|to| status["raftId"] == json!(to));
+        let (_, status) = leader(admin, group).await?;
+        let there = to.is_none_or(|to| status["raftId"] == json!(to));
         // Asked for who leads already, nothing changes.
-        if there && (args.to.is_some() || status["term"].as_u64() > before) {
-            report(&status, &group, as_json);
-            return Ok(());
+        if there && (to.is_some() || status["term"].as_u64() > before) {
+            return Ok(status);
         }
         ensure!(Instant::now() < until, "the leadership of {group} went to {}, not where it should", status["raftId"]);
         tokio::time::sleep(LOOK_INTERVAL).await;

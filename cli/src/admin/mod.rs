@@ -2,7 +2,7 @@
 
 mod cluster;
 pub(crate) mod join;
-mod members;
+pub(crate) mod members;
 mod raft;
 mod topic;
 

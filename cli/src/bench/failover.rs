@@ -1,5 +1,5 @@
-//! `ledgermq bench failover`: `kill -9` of the leader of each group in turn, under load, and how long each of its queues was
-//! silent.
+//! `ledgermq bench failover`: the leader of each group in turn is killed, stopped or asked to hand over, under load, and how long
+//! each of its queues was silent.
 //!
 //! One sender per queue, pinned to it, with one send under way: what another queue acknowledges says nothing about this one.
 //! A send that fails is counted, and the same message is sent again until it is acknowledged.
@@ -11,15 +11,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use clap::Args;
-use ledgermq_client::{Message, MessageQueue, Producer, ProducerConfig};
+use clap::{Args, ValueEnum};
+use ledgermq_client::{Admin, Message, MessageQueue, Producer, ProducerConfig};
 use rustix::process::Signal;
 use serde::Serialize;
 use tokio::task::JoinSet;
 
 use super::payload::Bodies;
-use super::silences::{Kill, KillReport, QueueHistory, median_and_worst, of_kills};
+use super::silences::{Kill, KillReport, QueueHistory, median_and_worst, of_kills, percentile_99};
 use super::target::{GROUP, Target, TargetArgs};
+use crate::admin::members::hand_over;
+use crate::dev::cluster_file::NodeEntry;
 use crate::dev::watched::{self, PATIENCE, Watched, led_by, wait};
 use crate::drill::history::{Clock, Event, FaultAction};
 use crate::terminal::{grouped, note, say, table};
@@ -30,6 +32,9 @@ const RETRY_PAUSE: Duration = Duration::from_millis(10);
 /// Most kills.
 const KILLS_MAX: u32 = 1_000;
 
+/// How long a leader stays stopped after every queue is served again: long enough that it wakes up in another term.
+const STOPPED_FOR: Duration = Duration::from_secs(1);
+
 /// Most messages a second: each is kept until the end.
 const RATE_MAX: u64 = 20_000;
 
@@ -38,8 +43,11 @@ const RATE_MAX: u64 = 20_000;
 pub(crate) struct FailoverArgs {
     #[command(flatten)]
     target: TargetArgs,
-    /// Kills; the leader of each group in turn
-    #[arg(long, default_value_t = 20)]
+    /// What is done to the node
+    #[arg(long, value_enum, default_value_t = Fault::Kill)]
+    fault: Fault,
+    /// How often; the leader of each group in turn
+    #[arg(long, default_value_t = 20, alias = "times")]
     kills: u32,
     /// Messages a second, over all queues
     #[arg(long, default_value_t = 1_000)]
@@ -55,10 +63,23 @@ pub(crate) struct FailoverArgs {
     json: bool,
 }
 
+/// What makes a leader stop leading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Fault {
+    /// kill -9; it is started again
+    Kill,
+    /// SIGSTOP: its connections stay open and nobody hears of its end; SIGCONT once another leader has served for a second
+    Pause,
+    /// It is asked to hand over, as before maintenance
+    Transfer,
+}
+
 /// The result.
 #[derive(Debug, Serialize)]
 struct FailoverReport {
     bench: &'static str,
+    fault: Fault,
     broker_names: Vec<String>,
     queues: usize,
     acknowledged: u64,
@@ -67,6 +88,8 @@ struct FailoverReport {
     unknown_calls: u64,
     /// Over all kills, of the slowest queue that the killed node led.
     median_ms: f64,
+    /// 99th percentile; the worst of fewer than 100.
+    p99_ms: f64,
     worst_ms: f64,
     /// The same by broker name.
     by_broker_name: BTreeMap<String, [f64; 2]>,
@@ -123,6 +146,8 @@ pub(crate) async fn run(args: FailoverArgs) -> Result<ExitCode> {
         broker_names: target.broker_names(),
         shared: Arc::clone(&shared),
         calm: Duration::from_secs_f64(args.calm),
+        fault: args.fault,
+        admin: client.admin(),
     };
     let killed = script.run(args.kills).await;
     shared.stop.store(true, Ordering::Relaxed);
@@ -130,30 +155,33 @@ pub(crate) async fn run(args: FailoverArgs) -> Result<ExitCode> {
     while let Some(ended) = senders.join_next().await {
         sent.push(ended.context("a sender was lost")?);
     }
-    let report = report(&target, &shared, &killed?, sent)?;
+    let report = report(args.fault, &target, &shared, &killed?, sent)?;
     say(if args.json { serde_json::to_string(&report)? } else { report.text() });
     Ok(ExitCode::SUCCESS)
 }
 
-fn report(target: &Target, shared: &Shared, kills: &[Kill], sent: Vec<Sent>) -> Result<FailoverReport> {
+fn report(fault: Fault, target: &Target, shared: &Shared, kills: &[Kill], sent: Vec<Sent>) -> Result<FailoverReport> {
     let (failed_calls, unknown_calls) = (sent.iter().map(|it| it.failed).sum(), sent.iter().map(|it| it.unknown).sum());
     let error = sent.iter().find_map(|it| it.error.clone());
     let histories: Vec<QueueHistory> = sent.into_iter().map(|it| it.history).collect();
     let kills = of_kills(kills, &histories);
     let (median_ms, worst_ms) =
         median_and_worst(kills.iter().map(|kill| kill.silence_ms)).context("nothing was killed")?;
+    let p99_ms = percentile_99(kills.iter().map(|kill| kill.silence_ms)).context("nothing was killed")?;
     let by_broker_name = target.broker_names().into_iter().filter_map(|name| {
         let own = kills.iter().filter(|kill| kill.led.contains(&name)).map(|kill| kill.silence_ms);
         median_and_worst(own).map(|(median, worst)| (name.clone(), [median, worst]))
     });
     Ok(FailoverReport {
         bench: "failover",
+        fault,
         broker_names: target.broker_names(),
         queues: target.queues.len(),
         acknowledged: shared.acknowledged.iter().map(|count| count.load(Ordering::Relaxed)).sum(),
         failed_calls,
         unknown_calls,
         median_ms,
+        p99_ms,
         worst_ms,
         by_broker_name: by_broker_name.collect(),
         kills,
@@ -178,14 +206,20 @@ impl FailoverReport {
                 ]
             })
             .collect();
-        let mut lines = vec![table(&["KILL", "NODE", "LED", "SILENCE MS", "OTHERS MS"], &rows)];
+        let what = match self.fault {
+            Fault::Kill => "kill",
+            Fault::Pause => "pause",
+            Fault::Transfer => "transfer",
+        };
+        let mut lines = vec![table(&[what.to_uppercase().as_str(), "NODE", "LED", "SILENCE MS", "OTHERS MS"], &rows)];
         for (name, [median, worst]) in &self.by_broker_name {
             lines.push(format!("{name}: median {} ms, worst {} ms", ms(*median), ms(*worst)));
         }
         lines.push(format!(
-            "slowest queue led by the killed node, {} kills: median {} ms, worst {} ms",
+            "slowest queue led by the node, {} x {what}: median {} ms, 99th percentile {} ms, worst {} ms",
             self.kills.len(),
             ms(self.median_ms),
+            ms(self.p99_ms),
             ms(self.worst_ms)
         ));
         lines.push(format!(
@@ -243,6 +277,18 @@ struct Script {
     broker_names: Vec<String>,
     shared: Arc<Shared>,
     calm: Duration,
+    fault: Fault,
+    admin: Admin,
+}
+
+impl Fault {
+    fn verb(self) -> &'static str {
+        match self {
+            Fault::Kill => "kill -9 of",
+            Fault::Pause => "kill -STOP of",
+            Fault::Transfer => "hand-over by",
+        }
+    }
 }
 
 impl Script {
@@ -255,15 +301,15 @@ impl Script {
             let leaders = self.cluster.leaders(&names).await?;
             let node = &leaders[names[n as usize % names.len()]];
             let led = led_by(&leaders, node.id);
-            let before = self.acknowledged();
-            let at_ns = watched::signal(node, Signal::KILL, || self.shared.clock.now_ns())?;
             note(format_args!(
-                "{} of {kills}: kill -9 {}, node {}, leads {}",
+                "{} of {kills}: {} node {}, leads {}",
                 n + 1,
-                node.pid,
+                self.fault.verb(),
                 node.id,
                 led.join(", ")
             ));
+            let before = self.acknowledged();
+            let at_ns = self.strike(node, &led).await?;
             let fault = Event::Fault {
                 run: self.shared.run,
                 at_ns,
@@ -274,11 +320,36 @@ impl Script {
                 led: Vec::new(),
             };
             done.push(Kill { node: node.id, led, fault });
-            self.until_all_serve(&before).await?;
-            self.cluster.restart(node.id).await?;
+            let served = self.until_all_serve(&before).await;
+            match self.fault {
+                Fault::Kill => drop(served.and(self.cluster.restart(node.id).await)?),
+                Fault::Pause => {
+                    tokio::time::sleep(STOPPED_FOR).await;
+                    // Also when nobody took over: a stopped process would be left behind.
+                    watched::signal(node, Signal::CONT, || ())?;
+                    served?;
+                }
+                Fault::Transfer => served?,
+            }
         }
         self.cluster.until_ready(None).await?;
         Ok(done)
+    }
+
+    /// Does it, and says when it began, in ns of the clock.
+    async fn strike(&self, node: &NodeEntry, led: &[String]) -> Result<u64> {
+        let now = || self.shared.clock.now_ns();
+        match self.fault {
+            Fault::Kill => watched::signal(node, Signal::KILL, now),
+            Fault::Pause => watched::signal(node, Signal::STOP, now),
+            Fault::Transfer => {
+                let at_ns = now();
+                for name in led {
+                    hand_over(&self.admin, name, None).await?;
+                }
+                Ok(at_ns)
+            }
+        }
     }
 
     fn acknowledged(&self) -> Vec<u64> {

@@ -67,6 +67,14 @@ pub(crate) fn median_and_worst(values: impl Iterator<Item = f64>) -> Option<(f64
     Some(((low + high) / 2.0, worst))
 }
 
+/// 99th percentile by nearest rank: the worst of fewer than 100; `None` without any.
+pub(crate) fn percentile_99(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    let rank = (values.len() * 99).div_ceil(100);
+    values.get(rank.checked_sub(1)?).copied()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,5 +123,13 @@ mod tests {
         assert_eq!(median_and_worst([3.0, 1.0, 2.0].into_iter()), Some((2.0, 3.0)));
         assert_eq!(median_and_worst([4.0, 1.0, 2.0, 3.0].into_iter()), Some((2.5, 4.0)));
         assert_eq!(median_and_worst(std::iter::empty()), None);
+    }
+
+    /// Would break: the other one. Of 100 values one may be worse.
+    #[test]
+    fn the_99th_percentile_is_a_value_that_was_seen() {
+        assert_eq!(percentile_99((1..=100).map(f64::from)), Some(99.0));
+        assert_eq!(percentile_99((1..=50).map(f64::from)), Some(50.0));
+        assert_eq!(percentile_99(std::iter::empty()), None);
     }
 }
