@@ -92,6 +92,10 @@ setup_tests() {
     need_command strace strace
     need_command python3 python3
     need_command mkfs.ext4 e2fsprogs
+    need_command mkfs.xfs xfsprogs
+    need_command ip iproute2
+    need_command iptables iptables
+    need_file "libfaketime|faketime" "/usr/lib/*/faketime/libfaketimeMT.so.1" "/usr/lib/faketime/libfaketimeMT.so.1"
     need_command mount mount
     # Brings nextest and deny as wheels.
     python3 -m pip --version >/dev/null 2>&1 || missing+=("Python's pip|python3-pip")

@@ -84,10 +84,10 @@ planted_drill() {
     # A build or a start that failed is no finding.
     grep -q '^verdict .*RED: .*lost' "$logs/planted.out" && say "red, as it must be"
 }
-# The tests of the crate `tests` that start clusters of processes, by the name of their binary.
-processes='package(ledgermq-tests) & kind(test) & binary(/^(java|go|mqadmin|failover|groups|members|bad_input|durability|queries|retention|bench)$/)'
 # The simulator with the broker's real state machine: scripts/sim.sh runs it.
 simulations='package(ledgermq-tests) & binary(/^(simulation|simulation_scenarios|planted)$/)'
+# All other tests of the crate `tests` start clusters of processes.
+processes="package(ledgermq-tests) & kind(test) & not ($simulations)"
 # The bugs that the log's own model must find, without a broker.
 log_planted() { nextest -p ledgermq-dledger --features planted-bugs -E 'binary(/^(log|sim)_planted$/)'; }
 

@@ -1,5 +1,5 @@
 //! Faults, made with the kernel's own tools: strace (delays, errors and no-ops of system calls in a running process) and
-//! power cuts (loop-mounted ext4 that is shut down without flushing its journal, so that unsynced bytes are gone).
+//! power cuts (loop-mounted ext4 or XFS that is shut down without flushing its journal, so that unsynced bytes are gone).
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -92,7 +92,25 @@ impl Drop for Strace {
     }
 }
 
-/// FS_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH on each argument: the file system is gone at once, and with it all
+/// A file system of the nodes' disks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileSystem {
+    /// ext4, in Debian's package e2fsprogs.
+    Ext4,
+    /// XFS, in Debian's package xfsprogs.
+    Xfs,
+}
+
+impl FileSystem {
+    fn make(self) -> &'static [&'static str] {
+        match self {
+            FileSystem::Ext4 => &["mkfs.ext4", "-q", "-F"],
+            FileSystem::Xfs => &["mkfs.xfs", "-q", "-f"],
+        }
+    }
+}
+
+/// FS_IOC_SHUTDOWN, which XFS has by the same number, without flushing the journal, on each argument: the file system is gone at once, and with it all
 /// that was not synced. In Python since an ioctl is `unsafe` in Rust.
 const SHUT_DOWN: &str = r#"
 import fcntl, os, struct, sys
@@ -117,10 +135,17 @@ pub struct Disks {
 }
 
 impl Disks {
-    /// Makes and mounts a disk at `node-N/data` of a fresh cluster folder.
+    /// Makes and mounts a disk with ext4 at `node-N/data` of a fresh cluster folder.
     pub fn new() -> Result<Disks> {
+        Disks::with(FileSystem::Ext4)
+    }
+
+    /// The same with another file system.
+    pub fn with(system: FileSystem) -> Result<Disks> {
         program::require_root()?;
-        for (tool, package) in [("mkfs.ext4", "e2fsprogs"), ("mount", "mount"), ("python3", "python3")] {
+        for (tool, package) in
+            [("mkfs.ext4", "e2fsprogs"), ("mkfs.xfs", "xfsprogs"), ("mount", "mount"), ("python3", "python3")]
+        {
             program::require(tool, package)?;
         }
         unmount_of_dead_processes()?;
@@ -129,7 +154,8 @@ impl Disks {
         for node in 1..=NODES {
             let image = disks.image(node);
             File::create(&image)?.set_len(DISK_BYTES)?;
-            program::run(Command::new("/usr/sbin/mkfs.ext4").args(["-q", "-F"]).arg(&image))?;
+            let (tool, options) = system.make().split_first().context("a file system is made by a command")?;
+            program::run(Command::new(format!("/usr/sbin/{tool}")).args(options).arg(&image))?;
             std::fs::create_dir_all(disks.mount_point(node))?;
             disks.mount(node)?;
         }
@@ -142,7 +168,7 @@ impl Disks {
     }
 
     fn image(&self, node: u64) -> PathBuf {
-        self.dir().join(format!("disk-{node}.ext4"))
+        self.dir().join(format!("disk-{node}.image"))
     }
 
     fn mount_point(&self, node: u64) -> PathBuf {
@@ -171,13 +197,23 @@ impl Disks {
 
     /// Cuts the power of all disks within the same millisecond or so. The processes still run, and meet EIO.
     pub fn cut_power(&self) -> Result<()> {
-        let points = (1..=NODES).map(|node| self.mount_point(node));
+        self.cut_power_of(1..=NODES)
+    }
+
+    /// Cuts the power of these nodes' disks.
+    pub fn cut_power_of(&self, nodes: impl IntoIterator<Item = u64>) -> Result<()> {
+        let points = nodes.into_iter().map(|node| self.mount_point(node));
         program::run(Command::new("python3").args(["-c", SHUT_DOWN]).args(points)).map(|_| ())
     }
 
     /// Gives the power back once no process uses the disks: what comes back is what was synced.
     pub fn restore_power(&self) -> Result<()> {
-        for node in 1..=NODES {
+        self.restore_power_of(1..=NODES)
+    }
+
+    /// The same for these nodes' disks.
+    pub fn restore_power_of(&self, nodes: impl IntoIterator<Item = u64>) -> Result<()> {
+        for node in nodes {
             let deadline = Instant::now() + PATIENCE;
             loop {
                 let output = program::output(Command::new("umount").arg(self.mount_point(node)))?;
@@ -237,20 +273,22 @@ mod tests {
     /// Everything the power tests say rests on this: synced bytes come back, others do not.
     #[test]
     fn a_power_cut_keeps_synced_bytes_and_loses_the_rest() {
-        let disks = Disks::new().unwrap();
-        let point = disks.mount_point(2);
-        let mut synced = File::create(point.join("synced")).unwrap();
-        synced.write_all(b"kept").unwrap();
-        synced.sync_all().unwrap();
-        File::open(&point).unwrap().sync_all().unwrap();
-        synced.write_all(b"lost").unwrap();
-        std::fs::write(point.join("unsynced"), b"lost").unwrap();
-        disks.cut_power().unwrap();
-        assert!(synced.sync_data().is_err(), "a disk without power took a sync");
-        drop(synced);
-        disks.restore_power().unwrap();
-        assert_eq!(std::fs::read(point.join("synced")).unwrap(), b"kept");
-        assert!(!point.join("unsynced").try_exists().unwrap());
+        for system in [FileSystem::Ext4, FileSystem::Xfs] {
+            let disks = Disks::with(system).unwrap();
+            let point = disks.mount_point(2);
+            let mut synced = File::create(point.join("synced")).unwrap();
+            synced.write_all(b"kept").unwrap();
+            synced.sync_all().unwrap();
+            File::open(&point).unwrap().sync_all().unwrap();
+            synced.write_all(b"lost").unwrap();
+            std::fs::write(point.join("unsynced"), b"lost").unwrap();
+            disks.cut_power().unwrap();
+            assert!(synced.sync_data().is_err(), "a disk without power took a sync");
+            drop(synced);
+            disks.restore_power().unwrap();
+            assert_eq!(std::fs::read(point.join("synced")).unwrap(), b"kept");
+            assert!(!point.join("unsynced").try_exists().unwrap());
+        }
     }
 
     /// Everything the fsync tests say rests on this: an injected delay and a no-op reach a process that runs already.

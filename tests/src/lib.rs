@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! cluster (ledgermq dev) <-- load, peer (clients) --> history files --> checker
-//!        ^-- fault (kill, strace, power cut)
+//!        ^-- fault (kill, strace, power cut), network (a namespace per node), drill (rounds, gaps)
 //! ```
 //! What every client library must be able to do is in [`scenario`], whichever it is.
 //!
@@ -14,12 +14,14 @@ pub mod alone;
 pub mod built_once;
 pub mod checker;
 pub mod cluster;
+pub mod drill;
 pub mod fault;
 pub mod go;
 pub mod history;
 pub mod java;
 pub mod load;
 pub mod mqadmin;
+pub mod network;
 pub mod payload;
 pub mod peer;
 pub mod program;

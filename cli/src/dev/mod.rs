@@ -18,13 +18,14 @@ mod supervisor;
 pub(crate) mod watched;
 
 use std::fs::File;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 
 use crate::terminal::say;
-use plan::Plan;
+use plan::{Hosts, Plan};
 
 /// A local cluster.
 #[derive(Debug, Args)]
@@ -53,6 +54,16 @@ pub(crate) struct DevArgs {
     /// First port; the first name server takes it, everything else is among the 99 that follow
     #[arg(long, default_value_t = 9876)]
     base_port: u16,
+    /// IP address of each node of a new cluster, with {node} for its number; whoever reaches it may do anything [default: 127.0.0.1]
+    #[arg(long, value_name = "ADDRESS")]
+    host: Option<String>,
+    /// IP address of the name servers of a new cluster [default: 127.0.0.1]
+    #[arg(long, value_name = "ADDRESS")]
+    namesrv_host: Option<IpAddr>,
+    /// Command that each node of a new cluster is run under, with {node} for its number; it ends by executing what follows it, as
+    /// `ip netns exec NAME`, `taskset` and `env` do
+    #[arg(long, value_name = "COMMAND")]
+    under: Option<String>,
     /// Planted bug that every broker runs with
     #[cfg(feature = "planted-bugs")]
     #[arg(long, value_name = "BUG", value_parser = crate::broker::parse_bug)]
@@ -147,7 +158,13 @@ async fn run_cluster(args: DevArgs) -> Result<()> {
     cluster_file::ClusterFile::remove(&dir);
     let (plan, young) = match Plan::read(&dir)? {
         Some(plan) => (plan, false),
-        None => (Plan::draw(args.namesrvs, args.nodes, args.groups, args.base_port)?, true),
+        None => {
+            let mut plan = Plan::draw(args.namesrvs, args.nodes, args.groups, args.base_port)?;
+            let under = args.under.iter().flat_map(|command| command.split_whitespace()).map(str::to_owned).collect();
+            plan.hosts = Hosts { node: args.host, namesrv: args.namesrv_host, under };
+            plan.hosts.validate()?;
+            (plan, true)
+        }
     };
     let born = (plan.namesrvs, plan.nodes, plan.groups.len() as u64, plan.base_port);
     if born != (args.namesrvs, args.nodes, args.groups, args.base_port) {

@@ -9,7 +9,7 @@
 //! Ports: the name servers have those from `base_port` on; node *i* has the ten from `base_port + 10 i`: Raft, HTTP, then one per group.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -59,6 +59,54 @@ pub(crate) struct Plan {
     pub(crate) removed: Vec<u64>,
     /// The groups; every node of the birth is a member of each, with its node number as Raft id.
     pub(crate) groups: Vec<GroupPlan>,
+    /// Where the processes run; on this host's loopback address if absent.
+    #[serde(default)]
+    pub(crate) hosts: Hosts,
+}
+
+/// What stands for a node's number in [`Hosts`].
+const NODE: &str = "{node}";
+
+/// Addresses of the processes, and what they are started under: network namespaces make one machine many hosts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Hosts {
+    /// Address of each node, with `{node}` for its number.
+    pub(crate) node: Option<String>,
+    /// Address of the name servers.
+    pub(crate) namesrv: Option<IpAddr>,
+    /// Words in front of each node's command line, with `{node}` for its number.
+    #[serde(default)]
+    pub(crate) under: Vec<String>,
+}
+
+impl Hosts {
+    /// Refuses a pattern that makes no addresses.
+    pub(crate) fn validate(&self) -> Result<()> {
+        for node in 1..=NODES_MAX {
+            self.parse(node)?;
+        }
+        Ok(())
+    }
+
+    fn parse(&self, node: u64) -> Result<IpAddr> {
+        let Some(pattern) = &self.node else { return Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)) };
+        let address = pattern.replace(NODE, &node.to_string());
+        address.parse().with_context(|| {
+            format!("--host {pattern}: {address:?} is no IP address; write one with {NODE} for the node's number, like 10.0.0.{NODE}")
+        })
+    }
+
+    /// Words in front of a node's command line.
+    pub(crate) fn under(&self, node: u64) -> Vec<String> {
+        self.under.iter().map(|word| word.replace(NODE, &node.to_string())).collect()
+    }
+
+    /// Whether anybody but this host can reach the processes.
+    pub(crate) fn exposed(&self) -> bool {
+        let nodes = (1..=NODES_MAX).any(|node| self.parse(node).is_ok_and(|address| !address.is_loopback()));
+        nodes || self.namesrv.is_some_and(|address| !address.is_loopback())
+    }
 }
 
 /// One group.
@@ -106,6 +154,7 @@ impl Plan {
             added: Vec::new(),
             removed: Vec::new(),
             groups: (0..groups).map(group).collect(),
+            hosts: Hosts::default(),
         })
     }
 
@@ -117,7 +166,12 @@ impl Plan {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
         };
-        serde_json::from_str(&text).map(Some).with_context(|| {
+        let plan = || -> Result<Plan> {
+            let plan: Plan = serde_json::from_str(&text)?;
+            plan.hosts.validate()?;
+            Ok(plan)
+        };
+        plan().map(Some).with_context(|| {
             format!("{} is not the plan of a local cluster: name another folder with --dir", path.display())
         })
     }
@@ -138,7 +192,8 @@ impl Plan {
     /// Address of a name server, counted from 1.
     pub(crate) fn namesrv(&self, n: u64) -> SocketAddr {
         assert!((1..=NAMESRVS_MAX).contains(&n), "there is no name server {n}");
-        loopback(self.base_port + u16::try_from(n - 1).expect("at most 8 name servers"))
+        let host = self.hosts.namesrv.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        SocketAddr::new(host, self.base_port + u16::try_from(n - 1).expect("at most 8 name servers"))
     }
 
     /// Addresses of all name servers, as clients take them: joined by `;`.
@@ -214,7 +269,7 @@ impl Plan {
             retention_bytes: 0,
             retention_forced: true,
             drain_linger_ms: DRAIN_LINGER_MS,
-            insecure: false,
+            insecure: self.hosts.exposed(),
             limits: Limits::default(),
             groups: groups.collect(),
         }
@@ -223,7 +278,8 @@ impl Plan {
     /// Refuses to start when somebody else has one of the ports: the processes would fail one by one, less clearly.
     pub(crate) fn check_ports(&self) -> Result<()> {
         let mut wanted: Vec<_> = self.namesrv_ids().map(|n| (format!("name server {n}"), self.namesrv(n))).collect();
-        for node in self.node_ids() {
+        // Nodes on hosts of their own have their ports there.
+        for node in self.node_ids().filter(|_| self.hosts.node.is_none()) {
             wanted.push((format!("Raft of node {node}"), self.raft(node)));
             wanted.push((format!("HTTP of node {node}"), self.http(node)));
             for (n, group) in self.groups.iter().enumerate() {
@@ -250,7 +306,8 @@ impl Plan {
 
     fn node_port(&self, node: u64, slot: u16) -> SocketAddr {
         assert!(slot < NODE_SPAN && (1..=NODES_MAX).contains(&node), "node {node} has no port {slot}");
-        loopback(self.base_port + NODE_SPAN * u16::try_from(node).expect("at most 9 nodes") + slot)
+        let host = self.hosts.parse(node).expect("the addresses were checked when the plan was made or read");
+        SocketAddr::new(host, self.base_port + NODE_SPAN * u16::try_from(node).expect("at most 9 nodes") + slot)
     }
 }
 
@@ -283,10 +340,6 @@ pub(crate) fn config_path(dir: &Path, node: u64) -> PathBuf {
 fn broker_name(n: u64) -> String {
     let letter = char::from(b'a' + u8::try_from(n).expect("at most 8 groups"));
     format!("broker-{letter}")
-}
-
-fn loopback(port: u16) -> SocketAddr {
-    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
 #[cfg(test)]
@@ -375,6 +428,29 @@ mod tests {
             let error = Plan::draw(namesrvs, nodes, groups, base_port).unwrap_err();
             assert!(error.to_string().contains(flag), "{error}");
         }
+    }
+
+    /// Would break: nodes on hosts of their own, each found by all others, and started where its address is.
+    #[test]
+    fn nodes_can_have_hosts_of_their_own() {
+        let mut plan = Plan::draw(1, 3, 1, 20_000).unwrap();
+        plan.hosts = Hosts {
+            node: Some("10.1.{node}.7".into()),
+            namesrv: Some("10.1.0.9".parse().unwrap()),
+            under: ["ip", "netns", "exec", "host-{node}"].map(String::from).to_vec(),
+        };
+        plan.hosts.validate().unwrap();
+        let config = plan.broker_config(Path::new("/tmp/x"), 2);
+        assert_eq!(config.raft_listen.to_string(), "10.1.2.7:20020");
+        assert_eq!(config.groups[0].member(3).unwrap().broker, "10.1.3.7:20032");
+        assert_eq!(config.namesrv, ["10.1.0.9:20000"]);
+        assert!(config.insecure, "an address that others reach needs the word of whoever starts it");
+        config.validate().unwrap();
+        assert_eq!(plan.hosts.under(3)[3], "host-3");
+        plan.check_ports().unwrap_err();
+        let wrong = Hosts { node: Some("host-{node}".into()), ..Hosts::default() };
+        assert!(wrong.validate().unwrap_err().to_string().contains("--host"));
+        assert!(!Hosts::default().exposed());
     }
 
     /// Would break: knowing which port of which node is taken.

@@ -311,7 +311,15 @@ impl Supervisor {
     /// Starts a process, and the tasks that tell when it is up and when it has ended.
     fn spawn(&mut self, role: Role) -> Result<u32> {
         let program = std::env::current_exe().context("cannot find this program's own file")?;
-        let mut command = Command::new(program);
+        let under = if let Role::Node(id) = role { self.plan.hosts.under(id) } else { Vec::new() };
+        let mut command = match under.split_first() {
+            Some((first, others)) => {
+                let mut command = Command::new(first);
+                command.args(others).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
         command.arg(match role {
             Role::Namesrv(_) => "namesrv",
             Role::Node(_) => "broker",
@@ -321,6 +329,9 @@ impl Supervisor {
             Role::Namesrv(n) => command.args(["--listen", &self.plan.namesrv(n).to_string()]),
             Role::Node(id) => command.arg("-c").arg(config_path(&self.dir, id)),
         };
+        if matches!(role, Role::Namesrv(_)) && self.plan.hosts.exposed() {
+            command.arg("--insecure");
+        }
         if let (Some(bug), Role::Node(_)) = (self.plant, role) {
             command.args(["--plant", bug]);
         }
