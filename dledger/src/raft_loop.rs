@@ -236,6 +236,8 @@ impl<S: Stamper> RaftLoop<S> {
             let deadline = wake.map_or(self.next_tick, |at| self.next_tick.min(self.started + at));
             let deadline = self.late.due.map_or(deadline, |due| deadline.min(due));
             self.links.wait(deadline.saturating_duration_since(Instant::now()));
+            let now = clock(self.started);
+            self.slots.iter_mut().for_each(|slot| slot.core.set_clock(now));
             self.tick();
             self.drain();
             self.poll()?;

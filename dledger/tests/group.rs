@@ -5,6 +5,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -27,7 +28,10 @@ const GROUP: GroupId = GroupId(Uuid::from_u128(2));
 const START: Clock = Clock { mono: Duration::ZERO, wall_ms: 1_700_000_000_000 };
 
 /// Payloads as they come; an empty one joins the entry before it.
-struct Plain;
+struct Plain {
+    /// The time that the last item was stamped with.
+    stamped_ms: Arc<AtomicU64>,
+}
 
 impl Stamper for Plain {
     type Item = Bytes;
@@ -37,7 +41,8 @@ impl Stamper for Plain {
     fn kind(&self, _item: &Bytes) -> FrameKind {
         FrameKind::Command
     }
-    fn admit(&mut self, item: &mut Bytes, index: u64, _now_ms: u64) -> Verdict<u64> {
+    fn admit(&mut self, item: &mut Bytes, index: u64, now_ms: u64) -> Verdict<u64> {
+        self.stamped_ms.store(now_ms, Ordering::Relaxed);
         match item.len() {
             0 => Verdict::Join { index: index - 1, answer: index - 1 },
             len => Verdict::Take { len, records: 0 },
@@ -96,6 +101,7 @@ struct One {
     disk_stands: bool,
     waiting: Vec<WriteTask>,
     clock: Clock,
+    stamped_ms: Arc<AtomicU64>,
     done: Vec<(usize, Outcome<u64>)>,
     sent: Vec<PeerMessage>,
 }
@@ -119,7 +125,9 @@ impl One {
             addresses: std::collections::BTreeMap::new(),
             clock: START,
         };
-        let opened = replica::open(params, |_, _| Ok((Plain, Nothing::default()))).unwrap();
+        let stamped_ms = Arc::default();
+        let layer = || (Plain { stamped_ms: Arc::clone(&stamped_ms) }, Nothing::default());
+        let opened = replica::open(params, |_, _| Ok(layer())).unwrap();
         let (core, writer, applier) = (opened.core, opened.writer, opened.applier);
         One {
             core,
@@ -129,6 +137,7 @@ impl One {
             disk_stands: false,
             waiting: Vec::new(),
             clock: START,
+            stamped_ms,
             done: Vec::new(),
             sent: Vec::new(),
         }
@@ -313,4 +322,49 @@ fn an_unfit_replica_says_so_and_takes_no_leadership() {
     let third = (old + 2) % 3;
     assert_eq!(all[third].core.unfit(), None);
     assert!(all[third].core.clock_off_ms().is_none_or(|ms| ms < 1_000), "{:?}", all[third].core.clock_off_ms());
+}
+
+/// A leader whose wall clock is set an hour ahead, or back, stamps its very next message by the time of the others, and knows that
+/// it must not lead; and a process that has stood still does not take the others' clocks for fast ones.
+#[test]
+fn a_leader_whose_clock_is_set_stamps_by_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut all = three(dir.path(), &GroupTuning::default());
+    let leader = elect(&mut all, &[1, 2, 3]) as usize - 1;
+    let pass = |all: &mut Vec<One>, ms: u64| {
+        for one in all.iter_mut() {
+            one.clock.mono += Duration::from_millis(ms);
+            one.clock.wall_ms += ms;
+        }
+    };
+    pass(&mut all, 20_000);
+    all.iter_mut().for_each(|one| one.core.tick());
+    exchange(&mut all, &[1, 2, 3]);
+    for set_by in [3_600_000, -7_200_000] {
+        for _ in 0..4 {
+            pass(&mut all, 1_000);
+            all[leader].core.tick();
+            exchange(&mut all, &[1, 2, 3]);
+        }
+        all[leader].clock.wall_ms = all[leader].clock.wall_ms.checked_add_signed(set_by).unwrap();
+        all[leader].propose(1, b"by the true time");
+        all[leader].settle();
+        let (stamped, truth) = (all[leader].stamped_ms.load(Ordering::Relaxed), all[(leader + 1) % 3].clock.wall_ms);
+        assert!(stamped.abs_diff(truth) < 1_000, "stamped {stamped} at {truth}");
+        assert_eq!(all[leader].core.unfit(), Some(Unfit::ClockOff));
+        exchange(&mut all, &[1, 2, 3]);
+    }
+
+    // After a pause, what a process finds waiting is heard by the time of now: nobody's clock is taken for a fast one.
+    let slept = (leader + 1) % 3;
+    pass(&mut all, 20_000);
+    let clock = all[slept].clock;
+    all[slept].core.set_clock(clock);
+    for from in (1..=3).filter(|n| *n as usize - 1 != slept) {
+        let mut word = Message { from, to: slept as u64 + 1, term: all[slept].core.role().term, ..Message::default() };
+        word.set_msg_type(MessageType::MsgHeartbeatResponse);
+        let frames = Vec::new();
+        all[slept].core.step(PeerMessage { group: GROUP, run: 1, raft: word, frames, wall_ms: clock.wall_ms });
+    }
+    assert_eq!(all[slept].core.clock_off_ms(), Some(0));
 }

@@ -34,7 +34,7 @@ fn the_counts_of_a_bench_are_those_of_the_brokers() {
     let cluster = Cluster::start().unwrap();
     let queues = QUEUES.to_string();
     let mut sent = 0;
-    for (batch, count) in [("1", 2_000), ("32", 2_000)] {
+    for (batch, count) in [("1", 2_000), ("32", 40_000)] {
         let count_arg = count.to_string();
         let report = bench(
             &cluster,
@@ -71,7 +71,7 @@ fn the_counts_of_a_bench_are_those_of_the_brokers() {
         );
         assert!(window["latency"]["p50_us"].as_u64().unwrap() > 0, "{report}");
         // Each message is in the logs with its body, and something was synced for it. What was under way when the window began
-        // was partly written before.
+        // was partly written before: at most one call in each flight, which is little of the window.
         let servers = &window["servers"];
         assert!(servers["log_bytes_per_message"].as_f64().unwrap() > 512.0, "{report}");
         assert!(servers["syncs_per_message"].as_f64().unwrap() > 0.0, "{report}");

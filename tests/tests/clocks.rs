@@ -27,11 +27,11 @@ fn set(dir: &Path, node: u64, offset: &str) -> Result<()> {
     Ok(std::fs::rename(staged, file)?)
 }
 
-/// Store times of each queue never fall, and none is from before the drill. A leader whose clock jumps ahead stamps with it until it
-/// has noticed, so an hour ahead is possible.
+/// Store times of each queue never fall, and all are true but for what clocks may differ by: a leader whose clock jumps stamps by
+/// the others'.
 fn judge_store_times(cluster: &Cluster, topic: &str, began: SystemTime) -> Result<()> {
     let ms = |time: SystemTime| time.duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as i64;
-    let (from, until) = (ms(began) - 2_000, ms(SystemTime::now()) + 3_602_000);
+    let (from, until) = (ms(began) - 2_000, ms(SystemTime::now()) + 2_000);
     let mut connection = Connection::open(cluster.await_leader(None)?.address())?;
     for queue in 0..QUEUES {
         let (mut next, mut last) = (0, from);

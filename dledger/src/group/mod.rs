@@ -556,13 +556,20 @@ impl<S: Stamper> GroupCore<S> {
         Some(self.raft.raft.leader_id).filter(|id| *id != 0)
     }
 
+    /// What the time is, for the inputs that follow: after a pause of the process, what it finds waiting must not be judged by
+    /// the time before.
+    pub fn set_clock(&mut self, clock: Clock) {
+        assert!(clock.mono >= self.clock.mono, "the monotonic clock went back");
+        self.clock = clock;
+        self.health.own_clock(clock);
+    }
+
     /// Carries out everything that the inputs since the last call led to.
     ///
     /// # Errors
     /// [`GroupError`]: this replica must stop.
     pub fn poll(&mut self, clock: Clock, out: &mut Outputs<S>) -> Result<(), GroupError> {
-        assert!(clock.mono >= self.clock.mono, "the monotonic clock went back");
-        self.clock = clock;
+        self.set_clock(clock);
         self.leave_joint();
         self.drive(out)?;
         self.lead(out);

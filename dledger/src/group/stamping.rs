@@ -60,12 +60,13 @@ impl<S: Stamper> GroupCore<S> {
             self.close_command(term, command, &mut stamped);
         }
         let mut batch = Batch::new();
+        let now_ms = self.stamp_ms();
         while stamped.bytes + batch.len < self.tuning.round_bytes_max {
             let Some(proposal) = self.queue.pop_front() else {
                 break;
             };
             self.queue_bytes -= proposal.size_hint;
-            self.admit(term, proposal, &mut batch, &mut stamped, out);
+            self.admit(term, now_ms, proposal, &mut batch, &mut stamped, out);
         }
         self.close_batch(term, FrameKind::Messages, &mut batch, &mut stamped);
         if stamped.entries.is_empty() {
@@ -78,6 +79,7 @@ impl<S: Stamper> GroupCore<S> {
     fn admit(
         &mut self,
         term: u64,
+        now_ms: u64,
         mut proposal: Proposal<S>,
         batch: &mut Batch<S>,
         stamped: &mut Stamped<S>,
@@ -90,7 +92,6 @@ impl<S: Stamper> GroupCore<S> {
         if full || kind != FrameKind::Messages {
             self.close_batch(term, FrameKind::Messages, batch, stamped);
         }
-        let now_ms = self.clock.wall_ms;
         let mut verdict = self.stamper.admit(&mut proposal.item, self.next_index(), now_ms);
         if matches!(verdict, Verdict::First) {
             self.close_batch(term, FrameKind::Messages, batch, stamped);

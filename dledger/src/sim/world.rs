@@ -323,6 +323,8 @@ impl<H: Host> World<H> {
                         let after = self.rng.random_range(0..500 * MS);
                         self.schedule(after, Event::ToldRemoved { node: from, run, by: to });
                     }
+                    let clock = self.node(to).clock.read(self.now);
+                    self.live(to).core.set_clock(clock);
                     self.live(to).core.step(message);
                     self.ring(to);
                 }
