@@ -7,6 +7,8 @@ use ledgermq_dledger::{
 };
 use tokio::sync::oneshot;
 
+use crate::SEGMENT_SIZE;
+
 /// Takes every payload as it is.
 pub(crate) struct Plain;
 
@@ -34,6 +36,9 @@ impl Stamper for Plain {
     fn end(&mut self) {}
 }
 
+/// Bytes of log that are kept; what is older is given up, and its segments are used again.
+pub(crate) const KEPT: u64 = 256 << 20;
+
 /// Knows how far it is, and no more.
 #[derive(Default)]
 pub(crate) struct Nothing(FramePos);
@@ -57,6 +62,11 @@ impl StateMachine for Nothing {
     }
     fn flush_due(&self) -> bool {
         false
+    }
+    /// No replica of a benchmark lags by that much, and none is started again: nothing needs what is older.
+    fn keep_from(&self) -> LogPos {
+        let kept = self.0.end().0.saturating_sub(KEPT);
+        LogPos(kept - kept % SEGMENT_SIZE)
     }
     fn digest(&self) -> Result<u64, ApplyError> {
         Ok(self.0.index)
