@@ -138,6 +138,11 @@ pub struct Limits {
     pub first_frame_ms: u64,
     /// Pull requests parked until a message arrives, per group. Default 100,000; 1 to 10,000,000. One more is answered at once.
     pub parked_pulls_max: usize,
+    /// Bytes of log per second that are read in the background to find what has gone bad; it is mended from another member.
+    /// Default 20 MiB; 0 for never, otherwise 64 KiB to 10 GiB.
+    pub scrub_bytes_per_second: u64,
+    /// Milliseconds between two such passes over all logs. Default 600,000; 10 to 604,800,000.
+    pub scrub_pause_ms: u64,
 }
 
 impl Default for Limits {
@@ -149,6 +154,8 @@ impl Default for Limits {
             idle_ms: 120_000,
             first_frame_ms: 30_000,
             parked_pulls_max: 100_000,
+            scrub_bytes_per_second: 20 << 20,
+            scrub_pause_ms: 600_000,
         }
     }
 }
@@ -387,6 +394,10 @@ impl Limits {
         in_range("unread_bytes_max", self.unread_bytes_max as u64, 1 << 20, 1 << 30)?;
         in_range("idle_ms", self.idle_ms, 1_000, 3_600_000)?;
         in_range("first_frame_ms", self.first_frame_ms, 100, 3_600_000)?;
+        in_range("scrub_pause_ms", self.scrub_pause_ms, 10, 604_800_000)?;
+        if self.scrub_bytes_per_second > 0 {
+            in_range("scrub_bytes_per_second", self.scrub_bytes_per_second, 64 << 10, 10 << 30)?;
+        }
         in_range("parked_pulls_max", self.parked_pulls_max as u64, 1, 10_000_000)
     }
 }

@@ -8,6 +8,7 @@ mod layer;
 pub(crate) mod leading;
 mod retention;
 pub(crate) mod room;
+pub mod salvage;
 mod timers;
 
 #[cfg(test)]
@@ -22,7 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ledgermq_dledger::fs::OsFs;
-use ledgermq_dledger::{GroupHandle, Node, NodeConfig, NodeError, RaftId};
+use ledgermq_dledger::{GroupHandle, Node, NodeConfig, NodeError, RaftId, Scrub};
 use ledgermq_protocol::message::id::UniqKeyMaker;
 use ledgermq_protocol::remoting::frame::FrameLimits;
 use parking_lot::Mutex;
@@ -162,7 +163,17 @@ impl BrokerNode {
         let budget = RocksBudget::default();
         let (setups, parts): (Vec<_>, Vec<_>) =
             config.groups.iter().map(|group| set_up(&config, group, &budget)).unzip();
-        let node_config = NodeConfig { cluster_id: config.cluster_id, listen: config.raft_listen, fs: Arc::new(OsFs) };
+        let scrub = Scrub {
+            bytes_per_second: config.limits.scrub_bytes_per_second,
+            pause: Duration::from_millis(config.limits.scrub_pause_ms),
+        };
+        let node_config = NodeConfig {
+            cluster_id: config.cluster_id,
+            listen: config.raft_listen,
+            fs: Arc::new(OsFs),
+            scrub: (scrub.bytes_per_second > 0).then_some(scrub),
+            boot_id: drill_boot_id(&config.data_dir),
+        };
         // Recovery reads the log: not on a runtime thread.
         let started = tokio::task::spawn_blocking(move || Node::start(node_config, setups)).await;
         let (node, handles) = started.expect("opening a node does not panic on what it finds")?;
@@ -342,6 +353,13 @@ fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, StartError> {
         socket.listen(BACKLOG)
     };
     listen().map_err(|error| StartError::Listen { key: key.to_owned(), address, error })
+}
+
+/// What drills say of the machine's boot: `LEDGERMQ_BOOT_ID_FILE` names a file, seen from the data folder, with a UUID that
+/// changes whenever they take the power of the disk away, since the machine itself goes on.
+fn drill_boot_id(data_dir: &Path) -> Option<uuid::Uuid> {
+    let name = std::env::var_os("LEDGERMQ_BOOT_ID_FILE")?;
+    std::fs::read_to_string(data_dir.join(name)).ok()?.trim().parse().ok()
 }
 
 fn lock_data_dir(dir: &Path) -> Result<File, StartError> {

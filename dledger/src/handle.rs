@@ -67,6 +67,9 @@ pub enum Unfit {
     /// It may lack entries that it has acknowledged, and abstains from elections until it has them again.
     #[error("its log may lack what it has acknowledged")]
     InDoubt,
+    /// Some of its log has gone bad and is not mended yet.
+    #[error("a part of its log is damaged")]
+    Damaged,
 }
 
 impl Unfit {
@@ -76,11 +79,14 @@ impl Unfit {
             Some(Unfit::DiskHangs) => 1,
             Some(Unfit::ClockOff) => 2,
             Some(Unfit::InDoubt) => 3,
+            Some(Unfit::Damaged) => 4,
         }
     }
 
     fn of_code(code: u8) -> Option<Unfit> {
-        [Unfit::DiskHangs, Unfit::ClockOff, Unfit::InDoubt].into_iter().find(|unfit| Unfit::code(Some(*unfit)) == code)
+        [Unfit::DiskHangs, Unfit::ClockOff, Unfit::InDoubt, Unfit::Damaged]
+            .into_iter()
+            .find(|unfit| Unfit::code(Some(*unfit)) == code)
     }
 }
 
@@ -143,6 +149,8 @@ pub struct GroupStatus {
     pub unfit: Option<Unfit>,
     /// Why it abstains from elections; none: it votes.
     pub doubts: Doubts,
+    /// Damaged parts of its log that are not mended yet, and how many have been mended since the start.
+    pub repairs: (u64, u64),
     /// How far its wall clock is off the median of the group's, in ms; `None` with fewer than three known clocks.
     pub clock_off_ms: Option<u64>,
     /// On a leader: for each other member, the index known to be durable there and whether it was heard of lately.
@@ -173,6 +181,12 @@ pub(crate) struct Published {
     pub(crate) applied: AtomicU64,
     /// [`Unfit`] as a number, as of the last tick; 0 for fit.
     unfit: AtomicU8,
+    /// Damaged parts of the log that are not mended, as of the last tick.
+    pub(crate) damaged: AtomicU64,
+    /// Those that were mended since the start.
+    pub(crate) mended: AtomicU64,
+    /// Bytes of log that were verified since the start.
+    pub(crate) scrubbed: AtomicU64,
 }
 
 impl Published {
@@ -251,6 +265,13 @@ impl<S: Stamper> GroupHandle<S> {
                 }
             }
         }
+    }
+
+    /// Damaged parts of the log that are not mended yet, those mended since the start, and bytes of log verified since the
+    /// start.
+    pub fn scrub_counts(&self) -> (u64, u64, u64) {
+        let Published { damaged, mended, scrubbed, .. } = &*self.published;
+        (damaged.load(Ordering::Relaxed), mended.load(Ordering::Relaxed), scrubbed.load(Ordering::Relaxed))
     }
 
     /// Wakes the raft loop for what was enqueued.

@@ -17,6 +17,8 @@ pub mod plant;
 mod queue;
 mod raft_loop;
 pub mod replica;
+pub mod salvage;
+mod scrub;
 mod seam;
 pub mod sim;
 mod storage;
@@ -28,5 +30,6 @@ pub use handle::{
     GroupHandle, GroupStatus, PROPOSAL_BYTES_MAX, PeerStatus, ReadError, Role, RoleView, Standing, Unfit,
 };
 pub use node::{GroupSetup, Layer, MemberAddress, Node, NodeConfig, NodeError};
+pub use scrub::Scrub;
 pub use seam::*;
 pub use types::{FRAME_HEADER_LEN, Frame, FrameKind, FramePos, GroupId, LogPos, RaftId, split_transition};

@@ -16,6 +16,7 @@ pub mod meta;
 pub(crate) mod mmap;
 pub mod recovery;
 mod scan;
+pub mod scrub;
 pub mod segment;
 pub mod view;
 pub mod writer;

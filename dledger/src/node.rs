@@ -24,6 +24,7 @@ use crate::log_io::{self, IoRequest};
 use crate::queue::{QueueSender, queue};
 use crate::raft_loop::{ApplyRequest, ApplyWanted, Channels, GroupSlot, LoopEvent, REQUESTS_MAX, RaftLoop, clock};
 use crate::replica::{self, OpenError, OpenReplica, Supply};
+use crate::scrub::{self, Scrub, Scrubbed};
 use crate::seam::{Completions, MemberInfo, Stamper, StateMachine};
 use crate::transport::{self, Links, Local, LocalGroup};
 use crate::types::{FramePos, GroupId, LogPos, RaftId};
@@ -39,6 +40,11 @@ pub struct NodeConfig {
     pub listen: SocketAddr,
     /// The disk.
     pub fs: Arc<dyn Fs>,
+    /// How logs are verified in the background; `None` for not at all.
+    pub scrub: Option<Scrub>,
+    /// Boot of the machine; `None` for what the system says. Drills name another one when they take the power of a disk away
+    /// without a reboot.
+    pub boot_id: Option<Uuid>,
 }
 
 /// A member of a group and where its node listens.
@@ -110,6 +116,8 @@ pub struct Node<M: StateMachine> {
     apply: JoinHandle<Vec<Applier<M>>>,
     apply_requests: QueueSender<ApplyRequest>,
     runtime: tokio::runtime::Runtime,
+    /// The scrub thread, and what ends it when it is dropped.
+    scrub: Option<(JoinHandle<()>, crossbeam_channel::Sender<()>)>,
 }
 
 impl<M: StateMachine> Node<M> {
@@ -143,7 +151,7 @@ impl<M: StateMachine> Node<M> {
                 fs: &config.fs,
                 dir: &setup.dir,
                 expected: (config.cluster_id, setup.group),
-                boot_id: boot_id(),
+                boot_id: config.boot_id.unwrap_or_else(boot_id),
                 supply: Supply::Background { pace: SPARE_PACE },
                 tuning: setup.tuning,
                 seed: rand::random(),
@@ -238,6 +246,21 @@ impl<M: StateMachine> Node<M> {
             apply::run(&apply_in, appliers, report)
                 .unwrap_or_else(|(group, error)| fatal(&format!("the state of group {group} cannot go on: {error}")))
         })?;
+        let logs: Vec<Scrubbed> = handles
+            .iter()
+            .map(|handle| Scrubbed { view: handle.view.clone(), published: Arc::clone(&handle.published) })
+            .collect();
+        let scrub_events = events.clone();
+        let scrub = config.scrub.map(|pace| {
+            let (stop, stopped) = crossbeam_channel::bounded(0);
+            let report = move |slot, run| {
+                // The loop may have ended already.
+                let _ = scrub_events.try_send(LoopEvent::Damaged { slot, run });
+            };
+            let thread = std::thread::Builder::new().name("scrub".into());
+            thread.spawn(move || scrub::run(&logs, pace, &stopped, report)).map(|thread| (thread, stop))
+        });
+        let scrub = scrub.transpose()?;
         let channels = Channels {
             requests: requests_in,
             events: events_in,
@@ -249,7 +272,7 @@ impl<M: StateMachine> Node<M> {
             let _guard = AbortOnPanic;
             RaftLoop::new(slots, channels, links, started).run().unwrap_or_else(|error| fatal(&error.to_string()))
         })?;
-        Ok((Node { events, raft_loop, log_io, log_io_requests, apply, apply_requests, runtime }, handles))
+        Ok((Node { events, raft_loop, log_io, log_io_requests, apply, apply_requests, runtime, scrub }, handles))
     }
 
     /// Stops: no more messages, everything written is synced, everything applied is flushed, the meta files say that
@@ -261,6 +284,10 @@ impl<M: StateMachine> Node<M> {
         let unclean = |what: &dyn std::fmt::Display| NodeError::Stop(what.to_string());
         // A receiver that is gone means that its thread has ended: the join below tells.
         let _ = self.events.try_send(LoopEvent::Stop);
+        if let Some((thread, stop)) = self.scrub {
+            drop(stop);
+            thread.join().map_err(|_| unclean(&"the scrub thread panicked"))?;
+        }
         let metas = self.raft_loop.join().map_err(|_| unclean(&"the raft loop panicked"))?;
         let _ = self.log_io_requests.send(IoRequest::Stop);
         let _ = self.apply_requests.send(ApplyRequest::Stop);

@@ -20,6 +20,7 @@ use crate::group::{
 };
 use crate::handle::{GroupStatus, Published, ReadError, Role, RoleView};
 use crate::log::meta::Meta;
+use crate::log::scrub::Run;
 use crate::log_io::IoRequest;
 use crate::queue::QueueSender;
 use crate::seam::{Completions, Membership, Proposal, Stamper};
@@ -84,6 +85,11 @@ pub(crate) enum LoopEvent {
         slot: usize,
         at: FramePos,
         keep_from: LogPos,
+    },
+    /// A part of the log is not as it was written.
+    Damaged {
+        slot: usize,
+        run: Run,
     },
     /// A connection to or from a peer, ready for use.
     Connected(Box<Handover>),
@@ -280,6 +286,9 @@ impl<S: Stamper> RaftLoop<S> {
         // Not in each round: it changes with the clock, and takes a look at all clocks of the group.
         for slot in &self.slots {
             slot.published.set_unfit(slot.core.unfit());
+            let (damaged, mended) = slot.core.repairs();
+            slot.published.damaged.store(damaged, Ordering::Relaxed);
+            slot.published.mended.store(mended, Ordering::Relaxed);
         }
     }
 
@@ -292,6 +301,7 @@ impl<S: Stamper> RaftLoop<S> {
                     self.slots[slot].core.applied(at);
                     self.slots[slot].core.keep_log_from(keep_from);
                 }
+                LoopEvent::Damaged { slot, run } => self.slots[slot].core.damaged(run),
                 LoopEvent::Connected(handover) => self.links.connected(*handover),
                 LoopEvent::Refused { peer } => {
                     for (group, peer) in self.links.replicas_of(peer) {

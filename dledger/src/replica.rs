@@ -157,6 +157,7 @@ pub fn open<S: Stamper, M: StateMachine>(
     let layout = meta.constants.layout();
     let recovered = recover(fs, dir, &meta)?;
     let (tail, term_runs, tail_state) = (recovered.tail, recovered.term_runs.clone(), recovered.tail_state);
+    let mut damage = recovered.damage.clone();
     if tail_state != TailState::Clean {
         tracing::warn!(%group, ?tail_state, ?tail, "cut an unfinished write off the end of the log");
     }
@@ -196,9 +197,10 @@ pub fn open<S: Stamper, M: StateMachine>(
         ReplayError::View(error) => OpenError::View(error),
         ReplayError::Apply(source) => OpenError::Replay { group, source },
     })?;
+    damage.extend(view.damaged_behind(&applier.applied().at));
     let identity = meta.identity;
-    let start =
-        GroupStart { meta, tail, term_runs, view: view.clone(), applied: applier.applied(), stamper, seed, addresses };
+    let applied = applier.applied();
+    let start = GroupStart { meta, tail, term_runs, view: view.clone(), applied, damage, stamper, seed, addresses };
     let mut core = GroupCore::new(start, tuning, clock)?;
     core.keep_log_from(applier.machine().keep_from());
     Ok(Replica { core, writer, applier, view, tail_state, identity })

@@ -27,6 +27,7 @@ mod node;
 mod plan;
 pub mod queues;
 mod report;
+mod rot;
 mod scenarios;
 mod threads;
 mod world;

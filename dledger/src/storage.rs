@@ -113,6 +113,11 @@ impl GroupStorage {
         self.layout
     }
 
+    /// Index of the first entry that is kept.
+    pub(crate) fn first_kept(&self) -> u64 {
+        self.start.prev.index + 1
+    }
+
     /// Last frame, durable or not.
     pub(crate) fn tail(&self) -> FramePos {
         self.prepared.back().map_or(self.tail, |frame| frame.at)

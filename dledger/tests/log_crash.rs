@@ -110,7 +110,7 @@ fn every_subset_of_a_truncating_job_leaves_the_old_log_or_a_prefix_of_the_new_on
             &before,
             |bed, _| {
                 let cut = positions(&bed.layout, &before)[keep];
-                WriteJob { truncate_to: Some(cut), frames: frames(&bed.layout, cut, &new), meta: None }
+                WriteJob { truncate_to: Some(cut), frames: frames(&bed.layout, cut, &new), ..WriteJob::default() }
             },
             |found| is_prefix(found, &log, keep..log.len() + 1) || is_prefix(found, &before, keep..before.len() + 1),
         );

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -14,10 +15,11 @@ use bytes::{Bytes, BytesMut};
 use ledgermq_dledger::fs::OsFs;
 use ledgermq_dledger::group::{GroupTuning, MemberChange};
 use ledgermq_dledger::log::meta::{GroupConstants, Identity, Member};
+use ledgermq_dledger::log::segment::segment_path;
 use ledgermq_dledger::{
     AppliedState, ApplyError, Completions, Frame, FrameKind, FramePos, GroupHandle, GroupId, GroupSetup, LogPos,
-    MemberAddress, MemberInfo, Membership, Node, NodeConfig, Outcome, Proposal, Stamper, Standing, StateMachine,
-    Verdict, replica,
+    MemberAddress, MemberInfo, Membership, Node, NodeConfig, Outcome, Proposal, Scrub, Stamper, Standing, StateMachine,
+    Verdict, inspect, replica, salvage,
 };
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -98,6 +100,9 @@ impl Completions<Plain> for Answers {
     }
 }
 
+/// All of a log within a moment.
+const SCRUB: Scrub = Scrub { bytes_per_second: 1 << 30, pause: Duration::from_millis(20) };
+
 struct Member3 {
     dir: PathBuf,
     listen: SocketAddr,
@@ -168,7 +173,13 @@ impl Cluster {
             completions: Box::new(Answers),
             layer: Box::new(move |_, _| Ok((Plain, Memory(Arc::clone(&kept))))),
         };
-        let config = NodeConfig { cluster_id: self.cluster_id, listen: node.listen, fs: Arc::new(OsFs) };
+        let config = NodeConfig {
+            cluster_id: self.cluster_id,
+            listen: node.listen,
+            fs: Arc::new(OsFs),
+            scrub: Some(SCRUB),
+            boot_id: None,
+        };
         let (running, mut handles) = Node::start(config, vec![setup]).unwrap();
         node.running = Some((running, handles.remove(0)));
     }
@@ -387,4 +398,90 @@ fn only_the_leader_gives_read_barriers() {
     }
     // Before their folders go: a node whose disk fails ends the process.
     (0..3).for_each(|n| cluster.stop(n));
+}
+
+/// A bit that flips in what was acknowledged would be served, or come back as a damaged log at the next start: it must be found,
+/// and be mended from another member, on a leader and on a follower, in a full segment and in the one that is written, and
+/// when it flipped while its node was stopped.
+#[test]
+fn flipped_bits_are_mended_from_another_member() {
+    let mut cluster = Cluster::new(3);
+    let payloads = |from: u32| (from..from + 110).map(|n| Bytes::from(n.to_le_bytes().repeat(10_000)));
+    cluster.send_all(payloads(0));
+    cluster.await_equal();
+    let leader = cluster.leader();
+    let follower = (leader + 1) % 3;
+    let mut mended = [0; 3];
+    for (n, segment, offset, stopped) in [
+        (follower, 0, 300_000, false),
+        (leader, 1, 500_001, false),
+        (follower, 3, 70_123, false),
+        (leader, 3, 90, false),
+        (follower, 2, 17, true),
+    ] {
+        if stopped {
+            cluster.stop(n);
+            mended[n] = 0;
+        }
+        let path = segment_path(&cluster.nodes[n].dir, LogPos(segment << 20));
+        let file = std::fs::File::options().read(true).write(true).open(&path).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, offset).unwrap();
+        file.write_all_at(&[byte[0] ^ 4], offset).unwrap();
+        file.sync_all().unwrap();
+        if stopped {
+            cluster.start(n);
+        }
+        mended[n] += 1;
+        cluster.await_that("a mended log", || {
+            let (damaged, done, _) = cluster.handle(n).scrub_counts();
+            (damaged == 0 && done >= mended[n]).then_some(())
+        });
+        mended[n] = cluster.handle(n).scrub_counts().1;
+    }
+    cluster.send_all(payloads(1_000));
+    cluster.await_equal();
+    (0..3).for_each(|n| cluster.stop(n));
+    let fs: Arc<dyn ledgermq_dledger::fs::Fs> = Arc::new(OsFs);
+    let dirs: Vec<PathBuf> = cluster.nodes.iter().map(|node| node.dir.clone()).collect();
+    let compared = inspect::compare(&fs, &dirs).unwrap();
+    assert!(compared.equal(), "{compared:?}");
+    for dir in &dirs {
+        inspect::verify(&fs, dir).unwrap();
+    }
+}
+
+/// Two of three are lost for ever: the third must be able to go on with all that it has, alone, and whoever comes back must not
+/// be taken for a member.
+#[test]
+fn a_survivor_goes_on_alone() {
+    let mut cluster = Cluster::new(3);
+    let mut acked = cluster.send_all((0..500).map(payload));
+    cluster.await_equal();
+    (0..3).for_each(|n| cluster.stop(n));
+    let old = cluster.group;
+    cluster.group = GroupId(Uuid::new_v4());
+    let fs: Arc<dyn ledgermq_dledger::fs::Fs> = Arc::new(OsFs);
+    let kept = Arc::new(Mutex::new(Kept::default()));
+    let layer = |_: &_, _: &_| Ok((Plain, Memory(Arc::clone(&kept))));
+    let done = salvage::unsafe_recover(&fs, &cluster.nodes[1].dir, cluster.group, layer).unwrap();
+    assert_eq!(done.removed, [1, 3]);
+
+    cluster.start(1);
+    acked.extend(cluster.send_all((500..1_000).map(payload)));
+    cluster.await_equal();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let status = runtime.block_on(cluster.handle(1).status()).unwrap();
+    assert_eq!(status.membership.voters, [2]);
+    let term = status.role.term;
+    // One that was given up comes back, with the group as it was.
+    let new = std::mem::replace(&mut cluster.group, old);
+    cluster.start(0);
+    cluster.group = new;
+    acked.extend(cluster.send_all((1_000..1_500).map(payload)));
+    assert_eq!(cluster.handle(1).role().term, term, "somebody else's term was heard");
+    for (at, payload) in &acked {
+        assert_eq!(&cluster.handle(1).reader().read(LogPos(*at), payload.len()).unwrap(), payload);
+    }
+    (0..2).for_each(|n| cluster.stop(n));
 }

@@ -70,6 +70,17 @@ fn an_old_word_of_a_restarted_follower_is_not_counted() {
     play(&plan, 5, World::stale_word);
 }
 
+/// A loss of all page caches at once may cost what was answered from them, and must cost nothing else: replicas would differ, or
+/// the group stand still.
+#[test]
+fn a_loss_of_all_page_caches_leaves_one_group() {
+    for nodes in [3, 5] {
+        let mut plan = Plan::calm(nodes, nodes);
+        plan.tuning.flush = Flush::Async;
+        play(&plan, 8, World::all_lose_their_caches);
+    }
+}
+
 /// A loss of power of all nodes would leave the group without a leader for ever, or elect one while a log that may hold more
 /// has not been heard.
 #[test]

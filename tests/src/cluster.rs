@@ -5,9 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -32,6 +34,11 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Pause between two looks at something that has no event to wait for (another process's file, a route).
 pub const POLL: Duration = Duration::from_millis(20);
+
+fn unique() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
 
 /// One node, as `cluster.json` tells it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -106,6 +113,8 @@ impl Cluster {
         let dev = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "--"])
             .arg(program::ledgermq()?)
+            // Next to each node's config: what a drill says of the machine's boot. Not there: the machine's own.
+            .env("LEDGERMQ_BOOT_ID_FILE", "../boot-id")
             .args(["dev", "--base-port", &base_port.to_string()])
             .args(options)
             .arg("--dir")
@@ -127,6 +136,33 @@ impl Cluster {
         }
         cluster.namesrv = cluster.file()?.namesrv;
         Ok(cluster)
+    }
+
+    /// Changes a node's config, for its next start.
+    pub fn configure(&self, node: u64, from: &str, to: &str) -> Result<()> {
+        let path = self.dir.join(format!("node-{node}/broker.toml"));
+        let text = std::fs::read_to_string(&path)?;
+        ensure!(text.contains(from), "{from:?} is not in {}", path.display());
+        Ok(std::fs::write(&path, text.replacen(from, to, 1))?)
+    }
+
+    /// Has a node believe, at its next start, that its machine has booted anew: its page cache is gone.
+    pub fn boot_anew(&self, node: u64) -> Result<()> {
+        let id = format!("00000000-0000-0000-0000-{:012x}", std::process::id() as u64 * 1_000 + unique());
+        Ok(std::fs::write(self.dir.join(format!("node-{node}/boot-id")), id)?)
+    }
+
+    /// One figure of a node's health page.
+    pub fn figure(&self, node: u64, name: &str) -> Result<u64> {
+        let http = self.node(node)?.http;
+        let mut stream = std::net::TcpStream::connect(&http)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        write!(stream, "GET /metrics HTTP/1.1\r\nHost: {http}\r\nConnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        let line = text.lines().find(|line| line.starts_with(name));
+        let value = line.and_then(|line| line.rsplit(' ').next()).and_then(|value| value.parse().ok());
+        value.with_context(|| format!("no {name} in {text}"))
     }
 
     /// Address of the name server.

@@ -52,7 +52,7 @@ impl Readiness for Health {
 
 /// Figures of each group in the text format of Prometheus.
 fn metrics(replicas: &[Arc<Replica>]) -> String {
-    let gauges: [Figure; 11] = [
+    let gauges: [Figure; 12] = [
         ("ledgermq_leads", "1 when this replica leads and serves, else 0", |replica| u64::from(replica.serves())),
         (
             "ledgermq_abstains",
@@ -64,6 +64,9 @@ fn metrics(replicas: &[Arc<Replica>]) -> String {
             "1 when this replica should not lead (disk hangs, clock off, in doubt), else 0",
             |replica| u64::from(replica.handle.unfit().is_some()),
         ),
+        ("ledgermq_log_damaged_runs", "damaged parts of the log that are not mended yet", |replica| {
+            replica.handle.scrub_counts().0
+        }),
         ("ledgermq_disk_free_bytes", "free bytes of the disk under the data folder", |replica| {
             replica.room.free_bytes()
         }),
@@ -81,7 +84,15 @@ fn metrics(replicas: &[Arc<Replica>]) -> String {
             replica.consumers.group_count() as u64
         }),
     ];
-    let counters: [Figure; 5] = [
+    let counters: [Figure; 7] = [
+        (
+            "ledgermq_log_mended_runs_total",
+            "damaged parts of the log that were mended from another member",
+            |replica| replica.handle.scrub_counts().1,
+        ),
+        ("ledgermq_log_scrubbed_bytes_total", "bytes of log that were read to find damage", |replica| {
+            replica.handle.scrub_counts().2
+        }),
         ("ledgermq_log_jobs_total", "write jobs with frames since the start", |replica| {
             replica.handle.log_costs().jobs
         }),

@@ -4,6 +4,7 @@ mod cluster;
 pub(crate) mod join;
 pub(crate) mod members;
 mod raft;
+mod recover;
 mod topic;
 
 use anyhow::{Context, Result};
@@ -60,10 +61,17 @@ enum RaftCommand {
     Replace(members::ReplaceArgs),
     /// Tell the group new addresses of a member
     Move(members::MoveArgs),
+    /// Last resort when a majority is lost for ever: make this stopped node's replica the only member of its group
+    UnsafeRecover(recover::RecoverArgs),
 }
 
 /// Runs the subcommand.
 pub(crate) fn run(args: AdminArgs) -> Result<()> {
+    let args = match args.command {
+        // Of a stopped node: there is no cluster to talk to.
+        AdminCommand::Raft { command: RaftCommand::UnsafeRecover(recover) } => return recover::run(&recover),
+        command => AdminArgs { command, ..args },
+    };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the async runtime")?;
     runtime.block_on(async {
@@ -81,6 +89,7 @@ pub(crate) fn run(args: AdminArgs) -> Result<()> {
                 RaftCommand::Remove(of) => members::remove(&admin, of, args.json).await,
                 RaftCommand::Replace(of) => members::replace(&admin, of, args.json).await,
                 RaftCommand::Move(of) => members::move_member(&admin, of, args.json).await,
+                RaftCommand::UnsafeRecover(_) => unreachable!("it has run"),
             },
         }
     })

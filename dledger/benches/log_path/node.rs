@@ -36,7 +36,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         completions: Box::new(Answers),
         layer: Box::new(|_, _| Ok((Plain, Nothing::default()))),
     };
-    let (node, mut handles) = Node::start(NodeConfig { cluster_id, listen, fs: Arc::new(OsFs) }, vec![setup])?;
+    let config = NodeConfig { cluster_id, listen, fs: Arc::new(OsFs), scrub: None, boot_id: None };
+    let (node, mut handles) = Node::start(config, vec![setup])?;
     let handle = handles.remove(0);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build()?;
     runtime.block_on(async {

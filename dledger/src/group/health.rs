@@ -1,5 +1,5 @@
 //! Whether this replica is fit to lead: not with a disk that hangs, not with a wall clock that is off, and not while it may
-//! lack entries that it has acknowledged ([`super::doubt`]).
+//! lack entries that it has acknowledged ([`super::doubt`]) or while some of them are damaged ([`super::repair`]).
 //!
 //! An unfit replica does not stand for election and takes no hand-over. Nothing here ends a leadership: the layer above sees
 //! [`GroupCore::unfit`] and hands over, so that its clients notice nothing. Commits go on meanwhile, by the others' disks.
@@ -113,6 +113,9 @@ impl<S: Stamper> GroupCore<S> {
         }
         if !self.meta.doubts.is_none() && !plant::on(Bug::AbstainerVotes) {
             return Some(Unfit::InDoubt);
+        }
+        if self.is_damaged() {
+            return Some(Unfit::Damaged);
         }
         (self.clock_error_ms() != 0).then_some(Unfit::ClockOff)
     }

@@ -20,6 +20,7 @@ use super::members::{self, ADDRESS_MAX, MEMBERS_MAX};
 use super::{ApplyTask, GroupCore, GroupError, Outputs, conf_state_membership};
 use crate::entry;
 use crate::log::meta::Member;
+use crate::log::scrub::Run;
 use crate::plant::{self, Bug};
 use crate::seam::{MemberInfo, Membership, Stamper};
 use crate::storage::{COLD_READ_MAX, GroupStorage};
@@ -427,12 +428,18 @@ fn check_addresses(info: &MemberInfo) -> Result<(), ChangeError> {
 }
 
 /// Indexes of the membership changes behind `applied` in a recovered log.
-pub(super) fn scan(storage: &GroupStorage, applied: u64) -> Result<BTreeSet<u64>, String> {
+pub(super) fn scan(storage: &GroupStorage, applied: u64, damage: &[Run]) -> Result<BTreeSet<u64>, String> {
     let last = storage.tail().index;
     let mut found = BTreeSet::new();
     let mut next = applied + 1;
     while next <= last {
-        let entries = storage.entries(next, last + 1, COLD_READ_MAX, GetEntriesContext::empty(false));
+        // What lies there is looked at when it is mended; nothing behind it is committed before.
+        if let Some(run) = damage.iter().find(|run| (run.prev.index + 1..=run.end.index).contains(&next)) {
+            next = run.end.index + 1;
+            continue;
+        }
+        let end = damage.iter().map(|run| run.prev.index + 1).filter(|first| *first > next).min().unwrap_or(last + 1);
+        let entries = storage.entries(next, end, COLD_READ_MAX, GetEntriesContext::empty(false));
         let entries = entries.map_err(|error| format!("cannot read entries {next}.. of its log: {error}"))?;
         found.extend(entries.iter().filter(|entry| entry::is_conf_change(entry)).map(|entry| entry.index));
         next += entries.len() as u64;

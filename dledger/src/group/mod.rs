@@ -21,6 +21,7 @@ mod outputs;
 mod prefix;
 mod reads;
 mod ready;
+mod repair;
 mod report;
 mod stamping;
 mod status;
@@ -38,6 +39,7 @@ use rand::{Rng, SeedableRng};
 use crate::handle::{Role, RoleView};
 use crate::log::frame::Layout;
 use crate::log::meta::Meta;
+use crate::log::scrub::Run;
 use crate::log::view::LogView;
 use crate::plant::{self, Bug};
 use crate::seam::{AppliedState, MemberInfo, Membership, Outcome, Proposal, Stamper};
@@ -48,6 +50,7 @@ use crate::types::{FramePos, GroupId, LogPos, RaftId};
 pub use members::{ADDRESS_MAX, MEMBERS_MAX};
 pub use membership::{ChangeError, MemberChange, PROMOTE_LAG_MAX};
 pub use outputs::{ApplyTask, Clock, GroupError, Outputs, ReadTicket, WriteTask};
+pub(crate) use repair::CARRIER as FETCH_CARRIER;
 pub(crate) use report::CARRIER as REPORT_CARRIER;
 pub use tuning::{Flush, GroupTuning};
 
@@ -67,6 +70,8 @@ pub struct GroupStart<S> {
     pub view: LogView,
     /// What the state machine holds.
     pub applied: AppliedState,
+    /// Damaged parts of the log, to be mended from another member.
+    pub damage: Vec<Run>,
     /// The layer above.
     pub stamper: S,
     /// Seed of the election time-outs.
@@ -141,6 +146,7 @@ pub struct GroupCore<S: Stamper> {
     reads: reads::Reads,
     health: health::Health,
     doubt: doubt::Doubt,
+    repairs: repair::Repairs,
 
     prefix: prefix::Prefix,
     meta: Meta,
@@ -196,7 +202,7 @@ impl<S: Stamper> GroupCore<S> {
     /// # Errors
     /// [`GroupError::Start`] when the state machine is ahead of the log, or raft-rs refuses the state.
     pub fn new(start: GroupStart<S>, tuning: GroupTuning, clock: Clock) -> Result<Self, GroupError> {
-        let GroupStart { mut meta, tail, term_runs, view, applied, stamper, seed, addresses } = start;
+        let GroupStart { mut meta, tail, term_runs, view, applied, damage, stamper, seed, addresses } = start;
         let group = meta.identity.group;
         let raft_id = meta.identity.raft_id;
         let refuse = |reason: String| GroupError::Start { group, reason };
@@ -217,7 +223,9 @@ impl<S: Stamper> GroupCore<S> {
         let membership = applied.membership.clone().unwrap_or_else(|| membership::at_birth(&meta.birth_members));
         meta.joining &= !membership.contains(raft_id);
         // R3: the hint is clamped to what is there; R9: the log may prove a term that the meta slot does not know.
-        let commit = meta.commit_hint.min(tail.index).max(applied.at.index);
+        // Nothing behind damage is handed to apply before it is mended.
+        let hold = repair::hold(damage.iter(), applied.at.index);
+        let commit = meta.commit_hint.min(tail.index).min(hold).max(applied.at.index);
         let (term, vote) = if tail.term > meta.term { (tail.term, raft_id) } else { (meta.term, meta.vote) };
         let hard_state = HardState { term, vote, commit, ..HardState::default() };
         let layout = Layout { segment_size: meta.constants.segment_size };
@@ -242,7 +250,7 @@ impl<S: Stamper> GroupCore<S> {
                 )));
             }
         }
-        let conf_indexes = membership::scan(&storage, applied.at.index).map_err(refuse)?;
+        let conf_indexes = membership::scan(&storage, applied.at.index, &damage).map_err(refuse)?;
         let config = RaftConfig {
             id: raft_id,
             election_tick: tuning.election_ticks,
@@ -284,6 +292,7 @@ impl<S: Stamper> GroupCore<S> {
             health: health::Health::default(),
             prefix: prefix::Prefix::default(),
             doubt: doubt::Doubt::default(),
+            repairs: repair::Repairs::default(),
             meta,
             hint_written: clock.mono,
             hinted: (tail.index, commit),
@@ -314,6 +323,7 @@ impl<S: Stamper> GroupCore<S> {
             transfer_to: None,
             tuning,
         };
+        damage.into_iter().for_each(|run| core.note_damage(run));
         core.draw_election_timeout();
         core.locate_commit()?;
         Ok(core)
@@ -343,6 +353,7 @@ impl<S: Stamper> GroupCore<S> {
         self.draw_election_timeout();
         self.note_spared();
         self.doubt_tick();
+        self.repair_tick();
         let may_campaign = self.may_campaign();
         let raft = &mut self.raft.raft;
         if raft.state != StateRole::Leader && raft.election_elapsed >= self.campaign_after && may_campaign {
@@ -364,6 +375,7 @@ impl<S: Stamper> GroupCore<S> {
             && raft.raft_log.persisted == raft.raft_log.last_index()
             && self.apply_lag_bytes() <= self.tuning.apply_lag_bytes_max
             && self.unfit().is_none()
+            && self.commit_hold() == u64::MAX
     }
 
     /// A message of a peer. Messages for someone else, of strangers, or about more than this replica can take now are
@@ -385,6 +397,9 @@ impl<S: Stamper> GroupCore<S> {
         }
         if doubt::is_report(&message.raft) {
             return self.hear_report(&message.raft, run);
+        }
+        if repair::is_fetch(&message.raft) {
+            return self.hear_fetch(message.raft, message.frames);
         }
         if !message.is_bulk() {
             let ahead_ms = message.wall_ms.cast_signed().saturating_sub(self.clock.wall_ms.cast_signed());
@@ -410,6 +425,7 @@ impl<S: Stamper> GroupCore<S> {
                 {
                     return;
                 }
+                raft.commit = raft.commit.min(self.commit_hold());
                 for header in &headers {
                     self.expected.insert((header.index, header.term), (header.pos, header.chain(), from));
                 }
@@ -417,7 +433,7 @@ impl<S: Stamper> GroupCore<S> {
             // A follower that lost its tail would be told to commit what it has not: raft-rs aborts there
             // (tikv/tikv#994). The commit index follows by the next append.
             MessageType::MsgHeartbeat if !plant::on(Bug::HeartbeatNotClamped) => {
-                raft.commit = raft.commit.min(self.raft.raft.raft_log.last_index());
+                raft.commit = raft.commit.min(self.raft.raft.raft_log.last_index()).min(self.commit_hold());
             }
             MessageType::MsgAppendResponse if !raft.reject && raft.index > self.raft.raft.raft_log.last_index() => {
                 // raft-rs would send it what nobody has.
@@ -582,6 +598,7 @@ impl<S: Stamper> GroupCore<S> {
         self.complete(out);
         self.poll_reads(out);
         self.end_doubt(out)?;
+        self.carry_repairs(out);
         self.write_hints(out);
         self.remove_prefix(out);
         self.publish_role(out);

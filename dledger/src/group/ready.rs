@@ -107,12 +107,13 @@ impl<S: Stamper> GroupCore<S> {
             unsettled.bytes = appended.frames.iter().map(|frame| u64::from(frame.at.len)).sum();
             self.unwritten_bytes += unsettled.bytes;
             let tail = self.raft.store().tail();
-            let job = WriteJob { truncate_to: appended.truncate_to, frames: appended.frames, meta };
+            let job =
+                WriteJob { truncate_to: appended.truncate_to, frames: appended.frames, meta, ..WriteJob::default() };
             // What comes back with the first of two jobs is only that everything before this Ready is durable.
             let first = if meta_behind_cut.is_some() { number - 1 } else { number };
             self.held.push_back(WriteTask { number: first, job, tail });
             if let Some(meta) = meta_behind_cut {
-                let job = WriteJob { truncate_to: None, frames: Vec::new(), meta: Some(meta) };
+                let job = WriteJob { meta: Some(meta), ..WriteJob::default() };
                 self.held.push_back(WriteTask { number, job, tail });
             }
         }
@@ -261,11 +262,8 @@ impl<S: Stamper> GroupCore<S> {
     /// Has log-io store the meta file as it should be now.
     pub(super) fn store_meta(&mut self, out: &mut Outputs<S>, both_slots: bool) {
         self.hint_written = self.clock.mono;
-        let job = WriteJob {
-            truncate_to: None,
-            frames: Vec::new(),
-            meta: Some(MetaWrite { meta: self.current_meta(), both_slots }),
-        };
+        let meta = Some(MetaWrite { meta: self.current_meta(), both_slots });
+        let job = WriteJob { meta, ..WriteJob::default() };
         let number = self.last_number;
         self.in_flight.insert(number);
         self.health.disk_asked(self.clock.mono);

@@ -107,6 +107,7 @@ impl<S: Stamper> GroupCore<S> {
             standing: self.standing(),
             unfit: self.unfit(),
             doubts: self.doubts(),
+            repairs: self.repairs(),
             clock_off_ms: self.clock_off_ms(),
             peers,
         }

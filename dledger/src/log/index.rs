@@ -155,6 +155,21 @@ impl SparseIndex {
         }
     }
 
+    /// Adds a frame behind damage: the frames between it and `prev` are not known.
+    pub fn push_behind_gap(&mut self, layout: &Layout, prev: &FramePos, at: FramePos) {
+        let base = layout.base_of(at.pos);
+        match self.segments.get_mut(&base) {
+            Some(segment) => {
+                let segment = Arc::make_mut(segment);
+                segment.samples.push(at);
+                segment.last = at;
+            }
+            None => {
+                self.segments.insert(base, Arc::new(SegmentIndex::new(base, *prev, at)));
+            }
+        }
+    }
+
     /// Adds the index of a full segment, read from its file.
     pub fn insert(&mut self, segment: SegmentIndex) {
         self.segments.insert(segment.base, Arc::new(segment));
@@ -198,6 +213,20 @@ impl SparseIndex {
         let (_, segment) = self.segments.range(..=pos).next_back()?;
         let at = segment.samples.partition_point(|sample| sample.pos <= pos);
         segment.samples.get(at.checked_sub(1)?).copied()
+    }
+
+    /// The known frames before and at the end of what holds `pos`, or of what comes next behind it, and where that begins. A
+    /// segment's last frame is known too.
+    pub fn run_around(&self, pos: LogPos) -> Option<(FramePos, LogPos, FramePos)> {
+        // The segments in front may have been given up.
+        let (_, segment) = self.segments.range(..=pos).next_back().or_else(|| self.segments.first_key_value())?;
+        let segment = if segment.last.end() > pos { segment } else { self.segments.range(pos..).next()?.1 };
+        let at = segment.samples.partition_point(|sample| sample.end() <= pos);
+        let end = segment.samples.get(at).copied().unwrap_or(segment.last);
+        Some(match at.checked_sub(1) {
+            None => (segment.prev, segment.base, end),
+            Some(before) => (segment.samples[before], segment.samples[before].end(), end),
+        })
     }
 
     /// Last frame.

@@ -20,6 +20,7 @@ use super::frame::{Blank, Layout};
 use super::index::SparseIndex;
 use super::meta::Meta;
 use super::scan::{Check, READ_CHUNK, ScanError, Scanner, SegmentFiles};
+use super::scrub::Run;
 use super::segment::{LOG_DIR, parse_segment_name, segment_path};
 use crate::fs::{File, Fs, OpenMode};
 use crate::types::{FramePos, LogPos};
@@ -63,6 +64,8 @@ pub struct Recovered {
     pub tail_state: TailState,
     /// The page cache showed frames behind the tail that the disk does not have: a sync of the last run has failed.
     pub cache_was_ahead: bool,
+    /// Damage below the durable frame that another member can mend.
+    pub damage: Vec<Run>,
     /// Segment files by base, gapless.
     pub segments: BTreeMap<LogPos, Arc<dyn File>>,
     /// What is to be put right.
@@ -145,7 +148,8 @@ fn recover_with(fs: &Arc<dyn Fs>, dir: &Path, meta: &Meta, mode: OpenMode) -> Re
         sync_unproven(fs, &place, &files, meta)?;
     }
     let mut index = SparseIndex::default();
-    let durable = walk::to_durable(fs, &place, &files, meta, &mut index)?;
+    let mut damage = Vec::new();
+    let durable = walk::to_durable(fs, &place, &files, meta, &mut index, &mut damage)?;
 
     let in_cache = if mode == OpenMode::ReadWrite { tail_in_cache(&place, &files, durable)? } else { durable };
     let mut scanner = Scanner::new(layout, &files, true, READ_CHUNK);
@@ -176,7 +180,16 @@ fn recover_with(fs: &Arc<dyn Fs>, dir: &Path, meta: &Meta, mode: OpenMode) -> Re
         verdict.state
     };
     let cache_was_ahead = in_cache.index > tail.index;
-    Ok(Recovered { tail, term_runs: index.term_runs(), index, tail_state, cache_was_ahead, segments: files, mend })
+    Ok(Recovered {
+        tail,
+        term_runs: index.term_runs(),
+        index,
+        tail_state,
+        cache_was_ahead,
+        damage,
+        segments: files,
+        mend,
+    })
 }
 
 /// The last frame behind `durable` as the page cache has it. Everything there has just been synced, so the disk must show

@@ -60,6 +60,9 @@ pub enum NotNext {
         /// Of the frame before.
         before: u64,
     },
+    /// Some frame around it is not as it was written.
+    #[error("a frame there is damaged")]
+    Damaged,
     /// A frame of this length belongs at another place.
     #[error("a frame of {0} bytes does not belong here")]
     Placement(u32),

@@ -4,7 +4,7 @@
 //! changes a byte. Frames are copied and their checksums verified; [`LogView::read`] hands out mapped bytes. The lock
 //! inside guards the list of segments and the sparse index; it is held for look-ups, never across a read of the disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,13 +12,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use super::frame::{HEADER_LEN, Header, Layout};
 use super::index::SparseIndex;
 use super::meta::{FirstFrame, Meta};
 use super::recovery::Recovered;
-use super::scan::{Check, HOP_CHUNK, NotNext, ScanError, Scanner, SegmentSource};
+use super::scan::{Check, HOP_CHUNK, NotNext, ScanError, Scanner, SegmentFiles, SegmentSource};
+use super::scrub::Run;
 use super::segment::{Segment, segment_path};
 use crate::fs::File;
 use crate::types::{Frame, FramePos, LogPos};
@@ -27,6 +28,12 @@ use crate::types::{Frame, FramePos, LogPos};
 /// cache: reads there are mapped. A page fault on cold bytes would block the reader's thread, and a failing disk would
 /// be a signal instead of an error, so older bytes are read with a copy.
 pub const WARM_WINDOW: u64 = 64 * 1024 * 1024;
+
+/// Runs that a view remembers to be whole, so that a reader who goes through them does not have each verified again.
+const WHOLE_RUNS_MAX: usize = 64;
+
+/// Damaged runs that readers have met and that wait to be taken.
+const DAMAGED_RUNS_MAX: usize = 64;
 
 /// Frames that one [`LogView::frames`] returns at most, however small they are.
 pub const FRAMES_MAX: usize = 16 * 1024;
@@ -112,6 +119,16 @@ struct Shared {
     /// See [`LogView::spared`].
     spared: AtomicU64,
     inner: RwLock<Inner>,
+    checked: Mutex<Checked>,
+}
+
+/// What cold reads have found out about runs.
+#[derive(Default)]
+struct Checked {
+    /// First positions of runs that were whole when they were read last, newest last.
+    whole: VecDeque<LogPos>,
+    /// Damaged ones that nobody has taken yet.
+    damaged: Vec<Run>,
 }
 
 impl SegmentSource for Shared {
@@ -144,6 +161,7 @@ impl LogView {
                 published: AtomicU64::new(published.0),
                 spared: AtomicU64::new(0),
                 inner,
+                checked: Mutex::default(),
             }),
         }
     }
@@ -248,7 +266,7 @@ impl LogView {
     }
 
     /// `len` bytes from `pos` on, inside one segment. Bytes near the end of the log are mapped, not copied; older ones
-    /// are read, so that a failing disk is an error and not a signal. For committed ranges only: bytes of a frame that
+    /// are read, so that a failing disk is an error and not a signal, and only where the checksums around them hold. For committed ranges only: bytes of a frame that
     /// can still be truncated may change.
     pub fn read(&self, pos: LogPos, len: usize) -> Result<Bytes, ViewError> {
         let end = self.check_range(pos, len as u64)?;
@@ -260,6 +278,7 @@ impl LogView {
         if end.0 - pos.0 <= WARM_WINDOW {
             return segment.mapping.clone().slice(at, len).map_err(io_error);
         }
+        self.check_run_at(pos)?;
         let mut bytes = vec![0; len];
         match segment.file.read_at(&mut bytes, at).map_err(io_error)? {
             read if read == len => Ok(bytes.into()),
@@ -307,8 +326,10 @@ impl LogView {
     /// [`ViewError::Gone`] when the first was removed; else what is wrong with the log.
     pub fn frames(&self, from_index: u64, max_bytes: u64) -> Result<Vec<Frame>, ViewError> {
         let mut frames = Vec::new();
-        self.load_run(FramesFrom::Index(from_index), max_bytes, &mut frames)?;
-        Ok(frames)
+        match self.load_run(FramesFrom::Index(from_index), max_bytes, &mut frames) {
+            Err(error) if frames.is_empty() => Err(error),
+            _ => Ok(frames),
+        }
     }
 
     /// All frames from `from_index` to the published end, one by one.
@@ -476,7 +497,52 @@ impl LogView {
         ViewError::Corrupt { path: segment_path(&self.shared.dir, base), at: pos.0 - base.0, pos, reason }
     }
 
-    fn io_error(&self, error: ScanError) -> ViewError {
+    /// Verifies the run that holds a position before a reader is given bytes of it. Readers go through a log in order, so the
+    /// last few answers serve nearly all questions.
+    fn check_run_at(&self, pos: LogPos) -> Result<(), ViewError> {
+        let Some(run) = self.known_run(pos) else { return Ok(()) };
+        if self.shared.checked.lock().whole.contains(&run.begin) {
+            return Ok(());
+        }
+        let whole = self.is_run_whole(&run, false)?;
+        let mut checked = self.shared.checked.lock();
+        if whole {
+            if checked.whole.len() == WHOLE_RUNS_MAX {
+                checked.whole.pop_front();
+            }
+            checked.whole.push_back(run.begin);
+            return Ok(());
+        }
+        if checked.damaged.len() < DAMAGED_RUNS_MAX && !checked.damaged.contains(&run) {
+            checked.damaged.push(run);
+        }
+        drop(checked);
+        Err(self.corrupt(run.begin, 1, NotNext::Damaged))
+    }
+
+    /// Damaged runs that readers have met since the last call.
+    pub(crate) fn take_damaged(&self) -> Vec<Run> {
+        std::mem::take(&mut self.shared.checked.lock().damaged)
+    }
+
+    /// The run of known frames around a position, see [`super::scrub`].
+    pub(super) fn known_run(&self, pos: LogPos) -> Option<Run> {
+        let inner = self.shared.inner.read();
+        let (prev, begin, end) = inner.index.run_around(pos)?;
+        let room = self.shared.layout.room(end.end());
+        // A segment's end is blank once there is another segment behind it.
+        let next_base = end.end() + room;
+        let is_last = inner.index.segment(self.shared.layout.base_of(end.pos)).is_some_and(|it| it.last == end);
+        let is_full = is_last && room < self.shared.layout.segment_size && inner.index.segment(next_base).is_some();
+        Some(Run { prev, begin, end, blank: is_full.then_some((end.end(), room)) })
+    }
+
+    /// All segment files, as they are now.
+    pub(super) fn files(&self) -> SegmentFiles {
+        self.shared.inner.read().segments.iter().map(|(base, segment)| (*base, Arc::clone(&segment.file))).collect()
+    }
+
+    pub(super) fn io_error(&self, error: ScanError) -> ViewError {
         ViewError::Io { path: segment_path(&self.shared.dir, error.base), at: error.at, source: error.source }
     }
 }

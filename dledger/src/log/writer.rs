@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use super::costs::LogCounters;
 use super::doubts::Doubts;
-use super::frame::{HEADER_LEN, Layout, PAGE, blank_header};
+use super::frame::{Blank, HEADER_LEN, Layout, PAGE, blank_header};
 use super::meta::{FirstFrame, Meta, MetaFile};
 use super::recovery::{Recovered, TORN_JOB_SPAN, TailState};
 use super::segment::{IDX_SUFFIX, LOG_DIR, NEW_SUFFIX, Segment, SegmentSupply, idx_path, parse_segment_name};
@@ -161,7 +161,8 @@ impl LogWriter {
             if let Some(cut) = &job.truncate_to {
                 writer.truncate(cut)?;
             }
-            writer.append(&job.frames)
+            writer.append(&job.frames)?;
+            writer.rewrite(&job.rewrite, job.reblank)
         })
     }
 
@@ -333,6 +334,31 @@ impl LogWriter {
             let (now, later) = rest.split_at(fitting);
             self.append_span(now)?;
             rest = later;
+        }
+        Ok(())
+    }
+
+    /// Writes frames over themselves: what rot has taken from them comes back. Those of segments that were removed meanwhile
+    /// are not missed.
+    fn rewrite(&mut self, frames: &[FrameBytes], blank: Option<Blank>) -> io::Result<()> {
+        let kept = |pos: LogPos| self.segments.contains_key(&self.layout.base_of(pos));
+        if !frames.iter().all(|frame| kept(frame.at.pos)) || !blank.is_none_or(|(pos, _)| kept(pos)) {
+            return Ok(());
+        }
+        for frame in frames {
+            assert!(
+                frame.at.end() <= self.tail.end(),
+                "{:?} is no part of the log that ends with {:?}",
+                frame.at,
+                self.tail
+            );
+            self.write_at(frame.at.pos, &[&frame.header, &frame.payload, &ZEROS[..frame.pad_len() as usize]])?;
+        }
+        if let Some((pos, len)) = blank {
+            let head = blank_header((pos, len));
+            let head = head.as_ref().map_or(&[][..], |head| &head[..]);
+            self.write_zeros(pos + head.len() as u64, len - head.len() as u64)?;
+            self.write_at(pos, &[head])?;
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::disk::SimFs;
 use super::host::Violation;
 use super::node::DIR;
-use crate::group::{Flush, REPORT_CARRIER, WriteTask};
+use crate::group::{FETCH_CARRIER, Flush, REPORT_CARRIER, WriteTask};
 use crate::log::meta::{FILE_NAME, FirstFrame, Meta, SLOT_LEN};
 use crate::log::segment::segment_path;
 use crate::log::{Doubts, FrameBytes, HEADER_LEN, Header, Layout, LogView};
@@ -185,6 +185,22 @@ impl Checks {
         self.node(node).before_cuts.retain(|(cut, _)| *cut > number);
     }
 
+    /// Index up to which the disk of a node has been compared with what it was given: what goes bad there is the disk's fault.
+    pub(super) fn verified(&self, node: RaftId) -> u64 {
+        self.nodes.get(&node).map_or(0, |record| record.verified)
+    }
+
+    /// Page caches of a majority were lost at once, as asynchronous groups are warned of: forgets what was promised. Terms and
+    /// votes are remembered: they are synced always.
+    pub(super) fn forgive(&mut self) {
+        self.committed.clear();
+        self.digests.clear();
+        for record in self.nodes.values_mut() {
+            (record.promised, record.noted) = (0, 0);
+            record.ever_promised.clear();
+        }
+    }
+
     /// A committed frame reaches a state machine, or stands behind an acknowledgement.
     pub(super) fn committed(&mut self, node: RaftId, at: FramePos) -> Check {
         match self.committed.get(&at.index) {
@@ -226,7 +242,10 @@ impl Checks {
     pub(super) fn leaves(&mut self, node: RaftId, message: &PeerMessage, disk: &SimFs) -> Check {
         let raft = &message.raft;
         let kind = raft.get_msg_type();
-        if matches!(kind, MessageType::MsgRequestPreVote | MessageType::MsgRequestPreVoteResponse | REPORT_CARRIER) {
+        if matches!(
+            kind,
+            MessageType::MsgRequestPreVote | MessageType::MsgRequestPreVoteResponse | REPORT_CARRIER | FETCH_CARRIER
+        ) {
             return Ok(());
         }
         let votes = kind == MessageType::MsgRequestVoteResponse && !raft.reject;

@@ -219,6 +219,16 @@ impl SimFs {
         state.files.get_mut(&id).expect("named files have content").content.flip_bit(offset, bit);
     }
 
+    /// Sets one byte of a file, on disk and in the cache.
+    ///
+    /// # Panics
+    /// When there is no such byte.
+    pub fn set_byte(&self, path: &Path, offset: u64, byte: u8) {
+        let mut state = self.state.lock();
+        let id = state.names.file(path).expect("the file to change exists");
+        state.files.get_mut(&id).expect("named files have content").content.set_byte(offset, byte);
+    }
+
     /// What a reader sees of a file; `None` when it does not exist.
     pub fn contents(&self, path: &Path) -> Option<Vec<u8>> {
         let state = self.state.lock();

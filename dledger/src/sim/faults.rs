@@ -30,6 +30,8 @@ pub(super) enum Fault {
     DieInJob,
     /// A sync fails with EIO.
     FailSync,
+    /// A bit of the log flips, below the commit index.
+    Rot,
     /// The disk answers nothing for a while.
     Stall,
     /// The disk is slow for a while.
@@ -61,7 +63,7 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    pub(super) const ALL: [Fault; 20] = [
+    pub(super) const ALL: [Fault; 21] = [
         Fault::Kill,
         Fault::KillSome,
         Fault::PowerCut,
@@ -82,6 +84,7 @@ impl Fault {
         Fault::Transfer,
         Fault::CleanStop,
         Fault::Storm,
+        Fault::Rot,
     ];
 }
 
@@ -121,6 +124,7 @@ impl<H: Host> World<H> {
                     (node.lossy, node.sync_will_fail) = (node.lossy | is_async, is_async);
                 }
             }
+            Fault::Rot => self.rot(node),
             Fault::Stall => {
                 let until = self.now + self.rng.random_range(50..4_000) * MS;
                 self.node_mut(node).stalled_until = until;

@@ -100,7 +100,8 @@ impl<H: Host> World<H> {
                 let live = self.node(id).live.as_ref();
                 live.is_some_and(|live| {
                     let caught_up = live.core.applied_index() == last && live.core.last_index() == last;
-                    caught_up && live.core.doubts().is_none() && !live.disk_busy
+                    let whole = live.core.repairs().0 == 0 && self.rot.as_ref().is_none_or(|rot| rot.node != id);
+                    caught_up && whole && live.core.doubts().is_none() && !live.disk_busy
                 })
             })
     }

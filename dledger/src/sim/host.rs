@@ -117,6 +117,10 @@ pub trait Host {
         machine: &Self::Machine,
     ) -> Result<(), Violation>;
 
+    /// A majority has lost its page caches at once, under a group that answers from there: what was acknowledged before may be
+    /// gone, and what comes up may be anything that was once proposed.
+    fn forgive(&mut self) {}
+
     /// A look at a machine that has just applied a round.
     ///
     /// # Errors

@@ -59,6 +59,7 @@ impl<H: Host> World<H> {
         let gap = self.node(id).clock.stretch(TICK.as_micros() as u64);
         let first_tick = self.rng.random_range(1..=gap);
         self.schedule(first_tick, Event::Tick { node: id, run });
+        self.plan_scrub(id);
         self.ring(id);
         Ok(())
     }
@@ -75,6 +76,11 @@ impl<H: Host> World<H> {
     pub(super) fn end(&mut self, id: RaftId, death: Death, left: Left) -> Result<(), Violation> {
         // More than a minority that has lost what it acknowledged is the loss that asynchronous groups are warned of.
         let death = if death == Death::PowerCut && !self.may_lose(id) { Death::Killed } else { death };
+        self.end_as(id, death, left)
+    }
+
+    /// The same, whatever may be lost by it.
+    pub(super) fn end_as(&mut self, id: RaftId, death: Death, left: Left) -> Result<(), Violation> {
         let is_async = self.plan.tuning.flush == Flush::Async;
         let World { host, nodes, host_rng, rng, .. } = self;
         let node = &mut nodes[id as usize - 1];
@@ -95,6 +101,10 @@ impl<H: Host> World<H> {
         }
         node.live = None;
         node.run += 1;
+        // A start beside damage is another story.
+        if let Some(rot) = self.rot.take_if(|rot| rot.node == id) {
+            rot.undo(&node.disk);
+        }
         node.paused_until = 0;
         host.died(id, &mut node.store, death, host_rng);
         self.network.reset_node(id);

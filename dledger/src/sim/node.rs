@@ -20,7 +20,7 @@ use crate::log::recovery::TailState;
 use crate::log::{Doubts, LogView, LogWriter};
 use crate::replica::{self, OpenError, OpenReplica, Replica, Supply};
 use crate::seam::Membership;
-use crate::types::{GroupId, RaftId};
+use crate::types::{GroupId, LogPos, RaftId};
 
 /// The group's folder on each disk.
 pub(super) const DIR: &str = "/data/group";
@@ -55,6 +55,8 @@ pub(super) struct Live<H: Host> {
     pub(super) apply_busy: bool,
     /// Whether a sync of what an asynchronous group has written is on its way.
     pub(super) flush_planned: bool,
+    /// How far the log has been verified in this pass.
+    pub(super) scrubbed: LogPos,
     /// When the raft loop wakes up.
     pub(super) poll_at: Option<u64>,
 }
@@ -163,6 +165,7 @@ impl<H: Host> SimNode<H> {
             rounds: VecDeque::new(),
             apply_busy: false,
             flush_planned: false,
+            scrubbed: LogPos(0),
             poll_at: None,
         });
         Ok(tail_state)

@@ -205,6 +205,39 @@ impl<H: Host> World<H> {
         Ok(lacks)
     }
 
+    /// All page caches are lost at once (asynchronous groups only), with what was acknowledged from them: the last moments may be
+    /// gone, but the group goes on, as one.
+    ///
+    /// Returns whether anything was lost.
+    ///
+    /// # Errors
+    /// What a checker saw.
+    pub fn all_lose_their_caches(&mut self) -> Result<bool, Violation> {
+        self.await_leader(Duration::from_secs(4))?;
+        let calm = Duration::from_millis(self.rng.random_range(300..900));
+        self.run_for(calm)?;
+        if let Some(leader) = self.newest_leader() {
+            (0..8).for_each(|_| self.operate(leader));
+        }
+        self.run_for(Duration::from_millis(4))?;
+        self.hold_restarts();
+        let last =
+            |world: &Self| world.nodes.iter().filter_map(|it| it.live.as_ref()).map(|it| it.core.last_index()).max();
+        let before = last(self);
+        for id in self.ids() {
+            self.end_as(id, Death::PowerCut, Left::Nothing)?;
+        }
+        self.checks.forgive();
+        self.host.forgive();
+        self.release_restarts();
+        for id in self.ids() {
+            self.restart(id)?;
+        }
+        let lost = last(self) < before;
+        self.run_for(Duration::from_secs(4))?;
+        Ok(lost)
+    }
+
     /// All nodes lose their power, and all come back in doubt of their logs: but for one at first, then that one too.
     ///
     /// Returns whether nobody led while one was missing.

@@ -12,6 +12,7 @@ use super::network::{Network, Parcel};
 use super::node::SimNode;
 use super::plan::{MS, Plan};
 use super::report::{Progress, SimConfig, Stats, mix};
+use super::rot::Rot;
 use crate::group::Outputs;
 use crate::log::Layout;
 use crate::raft_loop::TICK;
@@ -63,6 +64,10 @@ pub(super) enum Event {
         node: RaftId,
         run: u64,
     },
+    Scrub {
+        node: RaftId,
+        run: u64,
+    },
     Clients,
     Strike,
     Cut {
@@ -85,6 +90,7 @@ impl Event {
             | Event::Write { node, run }
             | Event::Sync { node, run }
             | Event::Flush { node, run }
+            | Event::Scrub { node, run }
             | Event::Apply { node, run } => Some((*node, Some(*run))),
             Event::Arrive(parcel) => Some((parcel.to, None)),
             Event::Start { .. } | Event::Clients | Event::Strike | Event::Cut { .. } | Event::Heal { .. } => None,
@@ -100,6 +106,7 @@ impl Event {
             Event::Write { node, run } => ("write", *node, *run),
             Event::Sync { node, run } => ("sync", *node, *run),
             Event::Flush { node, run } => ("flush", *node, *run),
+            Event::Scrub { node, run } => ("scrub", *node, *run),
             Event::Apply { node, run } => ("apply", *node, *run),
             Event::Start { node, run } => ("start", *node, *run),
             Event::ToldRemoved { node, by, .. } => ("told-removed", *node, *by),
@@ -128,6 +135,8 @@ pub struct World<H: Host> {
     pub(super) stats: Stats,
     progress: Progress,
     pub(super) print: bool,
+    /// A byte that has gone bad and is not mended.
+    pub(super) rot: Option<Rot>,
     /// New leaders that are cut off at once.
     pub(super) storm: u32,
     /// Whether operations and faults go on.
@@ -165,6 +174,7 @@ impl<H: Host> World<H> {
             stats: Stats::default(),
             progress,
             print: config.print,
+            rot: None,
             storm: 0,
             clients_on: true,
             faults_on: true,
@@ -343,6 +353,7 @@ impl<H: Host> World<H> {
             Event::Write { node, .. } => self.write(node)?,
             Event::Sync { node, .. } => self.sync(node)?,
             Event::Flush { node, run } => self.flush(node, run)?,
+            Event::Scrub { node, run } => self.scrub(node, run)?,
             Event::Apply { node, .. } => self.apply(node)?,
             Event::Start { node, run } => {
                 if self.node(node).live.is_none() && self.node(node).run == run {

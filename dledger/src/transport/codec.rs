@@ -16,7 +16,7 @@ use raft::eraftpb::{Entry, Message, MessageType};
 use uuid::Uuid;
 
 use crate::entry::{self, Content};
-use crate::group::REPORT_CARRIER;
+use crate::group::{FETCH_CARRIER, REPORT_CARRIER};
 use crate::log::frame::{self, HEADER_LEN, Header};
 use crate::types::{FrameKind, GroupId};
 
@@ -78,9 +78,10 @@ pub enum CodecError {
 }
 
 impl PeerMessage {
-    /// Whether it goes over the bulk connection: appends and snapshots share one FIFO lane, everything else is small.
+    /// Whether it goes over the bulk connection: appends and snapshots share one FIFO lane; frames for a repair go there too.
+    /// Everything else is small.
     pub fn is_bulk(&self) -> bool {
-        matches!(self.raft.get_msg_type(), MessageType::MsgAppend | MessageType::MsgSnapshot)
+        matches!(self.raft.get_msg_type(), MessageType::MsgAppend | MessageType::MsgSnapshot | FETCH_CARRIER)
     }
 
     /// Bytes that [`encode`] will make.
@@ -265,6 +266,7 @@ fn message_type(byte: u8) -> Option<MessageType> {
         MsgRequestPreVote,
         MsgRequestPreVoteResponse,
         REPORT_CARRIER,
+        FETCH_CARRIER,
     ]
     .into_iter()
     .find(|kind| *kind as u8 == byte)

@@ -11,7 +11,7 @@ fn entry(term: u64, len: usize, byte: u8) -> Entry {
 /// The job that cuts `log` behind its first `keep` entries and appends `new`.
 pub fn truncating(layout: &Layout, log: &[Entry], keep: usize, new: &[Entry]) -> WriteJob {
     let cut = positions(layout, log)[keep];
-    WriteJob { truncate_to: Some(cut), frames: frames(layout, cut, new), meta: None }
+    WriteJob { truncate_to: Some(cut), frames: frames(layout, cut, new), ..WriteJob::default() }
 }
 
 /// Five frames of term 5 are replaced by one of term 4 with the length of the first; then the process dies. Behind the

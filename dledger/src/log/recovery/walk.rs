@@ -1,4 +1,5 @@
-//! The part of recovery below the durable frame: no payload is read, and nothing may be wrong.
+//! The part of recovery below the durable frame: no payload is read. What is damaged there can only be mended from another
+//! member; where the frames behind the damage prove themselves it is noted and the start goes on, else the start is refused.
 
 use std::io;
 use std::sync::Arc;
@@ -9,8 +10,9 @@ use super::super::scan::{Check, HOP_CHUNK, Scanner, SegmentFiles};
 use super::super::segment::idx_path;
 use super::{Place, RecoveryError};
 use crate::fs::{Fs, OpenMode};
-use crate::log::frame::{HEADER_LEN, Header};
-use crate::types::{FramePos, LogPos};
+use crate::log::frame::{ALIGN, HEADER_LEN, Header};
+use crate::log::scrub::Run;
+use crate::types::{FrameKind, FramePos, LogPos};
 
 /// Fills `index` up to the durable frame and returns that frame.
 pub(super) fn to_durable(
@@ -19,6 +21,7 @@ pub(super) fn to_durable(
     files: &SegmentFiles,
     meta: &Meta,
     index: &mut SparseIndex,
+    damage: &mut Vec<Run>,
 ) -> Result<FramePos, RecoveryError> {
     let mut prev = meta.first.before();
     let durable = meta.durable;
@@ -35,7 +38,7 @@ pub(super) fn to_durable(
             index.insert(segment);
             continue;
         }
-        prev = hop(place, &mut scanner, base, prev, meta, index)?;
+        prev = hop(place, &mut scanner, base, prev, (meta, &mut *index, &mut *damage))?;
     }
     if prev != durable {
         let reason = format!("found {prev:?} where the meta file names {durable:?}");
@@ -50,8 +53,7 @@ fn hop(
     scanner: &mut Scanner<'_>,
     base: LogPos,
     mut prev: FramePos,
-    meta: &Meta,
-    index: &mut SparseIndex,
+    (meta, index, damage): (&Meta, &mut SparseIndex, &mut Vec<Run>),
 ) -> Result<FramePos, RecoveryError> {
     while prev.index < meta.durable.index {
         match scanner.next(&prev, Check::Header).map_err(|error| place.io_error(error))? {
@@ -61,10 +63,63 @@ fn hop(
                 index.push(&place.layout, &prev, at);
                 prev = at;
             }
-            Err(reason) => return Err(damaged(place, prev.end(), prev.index + 1, meta, reason.to_string())),
+            Err(reason) => match behind_damage(place, scanner, &prev, meta)? {
+                Some(at) => {
+                    damage.push(Run { prev, begin: prev.end(), end: at, blank: None });
+                    index.push_behind_gap(&place.layout, &prev, at);
+                    prev = at;
+                }
+                None => return Err(damaged(place, prev.end(), prev.index + 1, meta, reason.to_string())),
+            },
         }
     }
     Ok(prev)
+}
+
+/// The first frame behind damage that is proved by those behind it: their chain leads to the durable frame. Only where
+/// nothing but the bytes between is unknown: the term must be the same on both sides.
+fn behind_damage(
+    place: &Place<'_>,
+    scanner: &mut Scanner<'_>,
+    prev: &FramePos,
+    meta: &Meta,
+) -> Result<Option<FramePos>, RecoveryError> {
+    let mut pos = LogPos(prev.end().0.next_multiple_of(ALIGN));
+    while pos <= meta.durable.pos {
+        let room = place.layout.room(pos);
+        if room < HEADER_LEN as u64 {
+            pos = pos + room;
+            continue;
+        }
+        let bytes = scanner.bytes(pos, HEADER_LEN).map_err(|error| place.io_error(error))?;
+        let header = bytes.and_then(|bytes| Header::decode(bytes).ok());
+        let at = header.filter(|header| header.pos == pos && header.kind != FrameKind::Blank).map(|header| header.at());
+        if let Some(at) = at
+            && at.term == prev.term
+            && (prev.index + 2..=meta.durable.index).contains(&at.index)
+            && leads_to_durable(place, scanner, at, meta)?
+        {
+            // Not the very next one: its header does not continue the log, although its checksum may lead to the one behind it.
+            return Ok(Some(at));
+        }
+        pos = pos + ALIGN;
+    }
+    Ok(None)
+}
+
+fn leads_to_durable(
+    place: &Place<'_>,
+    scanner: &mut Scanner<'_>,
+    mut at: FramePos,
+    meta: &Meta,
+) -> Result<bool, RecoveryError> {
+    while at.index < meta.durable.index {
+        match scanner.next(&at, Check::Header).map_err(|error| place.io_error(error))? {
+            Ok((header, _)) => at = header.at(),
+            Err(_) => return Ok(false),
+        }
+    }
+    Ok(at == meta.durable)
 }
 
 /// The index file of a full segment, when it is there, valid, continues `prev`, and its seal record is the header that

@@ -59,11 +59,15 @@ pub struct WriteJob {
     pub frames: Vec<FrameBytes>,
     /// Meta file write; done before everything else.
     pub meta: Option<MetaWrite>,
+    /// Frames to write once more where they are, byte for byte what was there before it went bad; and blanks.
+    pub rewrite: Vec<FrameBytes>,
+    /// Blanks to write once more.
+    pub reblank: Option<Blank>,
 }
 
 impl WriteJob {
     /// Whether it only adds frames: no term, vote, commit index of a membership change, or cut.
     pub fn is_frames_only(&self) -> bool {
-        self.meta.is_none() && self.truncate_to.is_none()
+        self.meta.is_none() && self.truncate_to.is_none() && self.rewrite.is_empty()
     }
 }

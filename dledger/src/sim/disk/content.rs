@@ -76,6 +76,14 @@ impl Content {
         }
     }
 
+    pub(super) fn set_byte(&mut self, offset: u64, byte: u8) {
+        let at = offset as usize;
+        self.cached[at] = byte;
+        if let Some(durable) = self.durable.get_mut(at) {
+            *durable = byte;
+        }
+    }
+
     pub(super) fn sync(&mut self) {
         self.durable.resize(self.cached.len(), 0);
         for (sector, _) in std::mem::take(&mut self.dirty) {

@@ -48,6 +48,8 @@ pub(super) struct Shared {
     since_flush: u64,
     /// Generation that everything belongs to.
     generation: u64,
+    /// Whether files may hold what came of entries that were lost with all page caches.
+    may_differ: bool,
 }
 
 /// What of a node's state outlives its process.
@@ -89,11 +91,12 @@ impl QueueStore {
     }
 
     /// Begins with nothing when the generation is a new one.
-    pub(super) fn select(&self, generation: u64) {
+    pub(super) fn select(&self, generation: u64, is_async: bool) {
         let shared = &mut *self.shared.lock();
         if shared.generation != generation {
             *shared = Shared { flush_every: shared.flush_every, generation, ..Shared::default() };
         }
+        shared.may_differ = is_async;
     }
 
     pub(super) fn machine(&self) -> QueueMachine {
@@ -167,6 +170,11 @@ impl Shared {
         let (at, unit) = (record.offset as usize, (record.id, record.pos, record.len));
         match units.get(at) {
             Some(there) if *there == unit => Ok(()),
+            Some(_) if self.may_differ && !replayed => {
+                units.truncate(at);
+                units.push(unit);
+                Ok(())
+            }
             // What an earlier run wrote and a power cut brought back may only be the same.
             Some(there) => Err(format!("{record:?} meets unit {there:?}")),
             None if units.len() == at => {

@@ -158,7 +158,7 @@ impl Host for QueueHost {
     }
 
     fn open(&mut self, place: Place<'_>, store: &mut QueueStore) -> Result<(QueueStamper, QueueMachine), String> {
-        store.select(place.meta.generation);
+        store.select(place.meta.generation, place.meta.async_flush);
         Ok((QueueStamper::new(&store.shared, place.view), store.machine()))
     }
 
@@ -166,6 +166,14 @@ impl Host for QueueHost {
         store.died(death, rng);
         // No process holds on to what it had.
         store.detach();
+    }
+
+    fn forgive(&mut self) {
+        self.acked.clear();
+        self.newest.clear();
+        self.known_offsets.clear();
+        self.asked.clear();
+        self.sent.clear();
     }
 
     fn operation(&mut self, _node: RaftId, _now_ms: u64, rng: &mut SmallRng) -> Operation<QueueStamper> {
