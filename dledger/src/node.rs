@@ -117,7 +117,7 @@ pub struct Node<M: StateMachine> {
     apply_requests: QueueSender<ApplyRequest>,
     runtime: tokio::runtime::Runtime,
     /// The scrub thread, and what ends it when it is dropped.
-    scrub: Option<(JoinHandle<()>, crossbeam_channel::Sender<()>)>,
+    scrub: (JoinHandle<()>, crossbeam_channel::Sender<()>),
 }
 
 impl<M: StateMachine> Node<M> {
@@ -251,16 +251,15 @@ impl<M: StateMachine> Node<M> {
             .map(|handle| Scrubbed { view: handle.view.clone(), published: Arc::clone(&handle.published) })
             .collect();
         let scrub_events = events.clone();
-        let scrub = config.scrub.map(|pace| {
-            let (stop, stopped) = crossbeam_channel::bounded(0);
-            let report = move |slot, run| {
-                // The loop may have ended already.
-                let _ = scrub_events.try_send(LoopEvent::Damaged { slot, run });
-            };
-            let thread = std::thread::Builder::new().name("scrub".into());
-            thread.spawn(move || scrub::run(&logs, pace, &stopped, report)).map(|thread| (thread, stop))
-        });
-        let scrub = scrub.transpose()?;
+        let (stop_scrub, scrub_stopped) = crossbeam_channel::bounded(0);
+        let report = move |slot, run| {
+            // The loop may have ended already.
+            let _ = scrub_events.try_send(LoopEvent::Damaged { slot, run });
+        };
+        let pace = config.scrub;
+        let scrub = std::thread::Builder::new().name("scrub".into());
+        let scrub = scrub.spawn(move || scrub::run(&logs, pace, &scrub_stopped, report))?;
+        let scrub = (scrub, stop_scrub);
         let channels = Channels {
             requests: requests_in,
             events: events_in,
@@ -284,10 +283,9 @@ impl<M: StateMachine> Node<M> {
         let unclean = |what: &dyn std::fmt::Display| NodeError::Stop(what.to_string());
         // A receiver that is gone means that its thread has ended: the join below tells.
         let _ = self.events.try_send(LoopEvent::Stop);
-        if let Some((thread, stop)) = self.scrub {
-            drop(stop);
-            thread.join().map_err(|_| unclean(&"the scrub thread panicked"))?;
-        }
+        let (scrub, stop_scrub) = self.scrub;
+        drop(stop_scrub);
+        scrub.join().map_err(|_| unclean(&"the scrub thread panicked"))?;
         let metas = self.raft_loop.join().map_err(|_| unclean(&"the raft loop panicked"))?;
         let _ = self.log_io_requests.send(IoRequest::Stop);
         let _ = self.apply_requests.send(ApplyRequest::Stop);

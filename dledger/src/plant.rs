@@ -62,11 +62,17 @@ pub enum Bug {
     HeartbeatNotClamped,
     /// A lost page cache is no reason to doubt, although answers did not wait for syncs.
     BootIdIgnored,
+    /// What a peer sends for a damaged run is written without a proof that it belongs there.
+    RepairUnproved,
+    /// Damage below the durable frame is cut off, with all that stands behind it.
+    DamageCutOff,
+    /// The good bytes of a damaged run are fetched and proved, and do not reach the disk.
+    RepairUnwritten,
 }
 
 impl Bug {
     /// All of them, in a fixed order.
-    pub const ALL: [Bug; 27] = [
+    pub const ALL: [Bug; 30] = [
         Bug::VoteNotSynced,
         Bug::AckBeforeQuorum,
         Bug::UnchainedCrc,
@@ -94,6 +100,9 @@ impl Bug {
         Bug::EarlierRunHeard,
         Bug::HeartbeatNotClamped,
         Bug::BootIdIgnored,
+        Bug::RepairUnproved,
+        Bug::DamageCutOff,
+        Bug::RepairUnwritten,
     ];
 
     /// Name for the command line.
@@ -126,6 +135,9 @@ impl Bug {
             Bug::EarlierRunHeard => "earlier-run-heard",
             Bug::HeartbeatNotClamped => "heartbeat-not-clamped",
             Bug::BootIdIgnored => "boot-id-ignored",
+            Bug::RepairUnproved => "repair-unproved",
+            Bug::DamageCutOff => "damage-cut-off",
+            Bug::RepairUnwritten => "repair-unwritten",
         }
     }
 

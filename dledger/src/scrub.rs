@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
@@ -26,7 +26,7 @@ impl Default for Scrub {
     }
 }
 
-/// Between two passes: how often it is asked whether readers have met damage.
+/// How often it is asked whether readers have met damage.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// A group's log, as this thread sees it.
@@ -35,22 +35,28 @@ pub(crate) struct Scrubbed {
     pub(crate) published: Arc<Published>,
 }
 
-/// Runs until `stop` is dropped or says so. `report` is called with the slot of a damaged log and the run.
-pub(crate) fn run(logs: &[Scrubbed], pace: Scrub, stop: &Receiver<()>, mut report: impl FnMut(usize, Run)) {
+/// Runs until `stop` is dropped or says so. `report` is called with the slot of a damaged log and the run. Without a pace
+/// nothing is read; what readers have met is told all the same.
+pub(crate) fn run(logs: &[Scrubbed], pace: Option<Scrub>, stop: &Receiver<()>, mut report: impl FnMut(usize, Run)) {
     let waited = |time: Duration| stop.recv_timeout(time) == Err(RecvTimeoutError::Timeout);
+    let tell_what_readers_met = |report: &mut dyn FnMut(usize, Run)| {
+        for (slot, log) in logs.iter().enumerate() {
+            log.view.take_damaged().into_iter().for_each(|run| report(slot, run));
+        }
+    };
     loop {
-        let mut left = pace.pause;
+        let mut left = pace.map_or(LOOK_EVERY, |pace| pace.pause);
         while !left.is_zero() {
             let part = left.min(LOOK_EVERY);
             if !waited(part) {
                 return;
             }
             left -= part;
-            // What readers have met need not wait for the next pass.
-            for (slot, log) in logs.iter().enumerate() {
-                log.view.take_damaged().into_iter().for_each(|run| report(slot, run));
-            }
+            // That need not wait for the next pass.
+            tell_what_readers_met(&mut report);
         }
+        let Some(pace) = pace else { continue };
+        let mut looked = Instant::now();
         for (slot, log) in logs.iter().enumerate() {
             let mut pos = log.view.first().1;
             while let Some(run) = log.view.run_from(pos, log.published.commit.load(Ordering::Acquire)) {
@@ -58,6 +64,10 @@ pub(crate) fn run(logs: &[Scrubbed], pace: Scrub, stop: &Receiver<()>, mut repor
                 let whole = log.view.is_whole(&run).unwrap_or(false);
                 if !whole && run.prev.index + 1 >= log.view.first().0 {
                     report(slot, run);
+                }
+                if looked.elapsed() >= LOOK_EVERY {
+                    looked = Instant::now();
+                    tell_what_readers_met(&mut report);
                 }
                 log.published.scrubbed.fetch_add(run.len(), Ordering::Relaxed);
                 pos = run.end.end();

@@ -52,6 +52,7 @@ impl<S: Stamper> GroupCore<S> {
         let appended = self.raft.mut_store().append(entries).map_err(|failure| self.placement(failure))?;
         if let Some(keep) = appended.truncate_to {
             self.conf_indexes.split_off(&(keep.index + 1));
+            self.damage_replaced(&keep);
         }
         self.conf_indexes.extend(conf_indexes);
         self.check_expected(&appended.frames)?;

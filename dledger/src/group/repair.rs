@@ -17,16 +17,20 @@ use raft::eraftpb::{Message, MessageType};
 use super::{GroupCore, Outputs, WriteTask};
 use crate::log::frame::Header;
 use crate::log::scrub::Run;
-use crate::log::writer::WriteJob;
+use crate::log::writer::{FrameBytes, WriteJob};
+use crate::plant::{self, Bug};
 use crate::seam::Stamper;
 use crate::transport::codec::{PeerMessage, WireFrame};
-use crate::types::{FrameKind, RaftId};
+use crate::types::{FrameKind, FramePos, RaftId};
 
 /// The type that carries questions for frames and their answers; raft-rs never sends it.
 pub(crate) const CARRIER: MessageType = MessageType::MsgUnreachable;
 
 /// Runs that are mended at a time; the next pass over the log finds the others again.
 const OPEN_MAX: usize = 64;
+
+/// Runs that one tick reads from the disk: the raft loop waits for it.
+const LOOKS_MAX: u32 = 4;
 
 /// Ticks after which another member is asked, or what was written is looked at.
 const PATIENCE_TICKS: u32 = 20;
@@ -45,6 +49,8 @@ pub(super) struct Repairs {
     turn: usize,
     to_send: Vec<(Message, Vec<WireFrame>)>,
     jobs: Vec<WriteJob>,
+    /// What a planted bug is about to cut off.
+    cut_off: Option<FramePos>,
 }
 
 #[derive(Debug)]
@@ -91,6 +97,19 @@ impl<S: Stamper> GroupCore<S> {
         let (from, to) = (run.prev.index + 1, run.end.index);
         tracing::error!(group = %self.group, pos = %run.begin, from, to, "the log is damaged here: fetching these entries from another member");
         open.insert(from, Repair { run, wait: 0, written: false });
+        if plant::on(Bug::DamageCutOff) {
+            self.repairs.cut_off = Some(run.prev);
+        }
+    }
+
+    /// The log goes on differently behind `keep`: damage there, noted at a start above the commit index, is no more.
+    pub(super) fn damage_replaced(&mut self, keep: &FramePos) {
+        self.repairs.open.retain(|_, repair| {
+            if repair.run.end.index > keep.index {
+                (repair.run.end, repair.run.blank, repair.written) = (*keep, None, false);
+            }
+            repair.run.prev.index < keep.index
+        });
     }
 
     /// One tick: asks, asks another one, or looks at what was written.
@@ -103,6 +122,7 @@ impl<S: Stamper> GroupCore<S> {
         peers.sort_unstable();
         let (first_kept, view) = (self.raft.store().first_kept(), self.raft.store().view().clone());
         let mut mended_runs = Vec::new();
+        let mut looks = 0;
         let Repairs { open, mended, turn, to_send, .. } = &mut self.repairs;
         let (group, from, term) = (self.group, self.raft_id, self.raft.raft.term);
         open.retain(|index, repair| {
@@ -110,9 +130,10 @@ impl<S: Stamper> GroupCore<S> {
                 return false;
             }
             repair.wait = repair.wait.saturating_sub(1);
-            if repair.wait > 0 {
+            if repair.wait > 0 || looks == LOOKS_MAX {
                 return true;
             }
+            looks += 1;
             let Run { begin, end, .. } = repair.run;
             // Also when nothing was written: a read may have failed for a moment.
             if view.is_whole(&repair.run).is_ok_and(|whole| whole) {
@@ -177,13 +198,18 @@ impl<S: Stamper> GroupCore<S> {
     fn mend(&mut self, message: &Message, sent: &[WireFrame]) {
         let layout = self.raft.store().layout();
         let Some(repair) = self.repairs.open.get_mut(&message.index).filter(|repair| !repair.written) else { return };
-        let Some(frames) = repair.run.prove(&layout, sent) else {
+        let proved = repair.run.prove(&layout, sent);
+        let proved = if plant::on(Bug::RepairUnproved) { unproved(sent) } else { proved };
+        let Some(frames) = proved else {
             tracing::warn!(group = %self.group, peer = message.from, from = message.index, "has not the entries that belong here");
             // The next one is asked with the next tick.
             repair.wait = repair.wait.min(1);
             return;
         };
         (repair.written, repair.wait) = (true, WRITE_TICKS);
+        if plant::on(Bug::RepairUnwritten) {
+            return;
+        }
         self.repairs.jobs.push(WriteJob { rewrite: frames, reblank: repair.run.blank, ..WriteJob::default() });
     }
 
@@ -191,6 +217,11 @@ impl<S: Stamper> GroupCore<S> {
     pub(super) fn carry_repairs(&mut self, out: &mut Outputs<S>) {
         for (message, frames) in std::mem::take(&mut self.repairs.to_send) {
             out.messages.push(PeerMessage::new(self.group, self.meta.run, message, frames, self.clock.wall_ms));
+        }
+        if let Some(keep) = self.repairs.cut_off.take() {
+            // Only a planted bug.
+            let job = WriteJob { truncate_to: Some(keep), ..WriteJob::default() };
+            out.writes.push(WriteTask { number: self.last_number, job, tail: keep });
         }
         if self.held.is_empty() {
             for job in std::mem::take(&mut self.repairs.jobs) {
@@ -201,6 +232,15 @@ impl<S: Stamper> GroupCore<S> {
             }
         }
     }
+}
+
+/// What a planted bug writes: whatever came, where it says that it belongs.
+fn unproved(sent: &[WireFrame]) -> Option<Vec<FrameBytes>> {
+    let frame = |wire: &WireFrame| {
+        let at = Header::decode(&wire.header).ok()?.at();
+        Some(FrameBytes { at, header: wire.header, payload: wire.payload.clone(), blank: None })
+    };
+    sent.iter().map(frame).collect()
 }
 
 /// Highest index in front of all damage that is not yet handed to apply.

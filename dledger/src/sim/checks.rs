@@ -144,6 +144,17 @@ impl Checks {
             }
             record.log.push(written(frame));
         }
+        for frame in &task.job.rewrite {
+            let there = record.log.get(frame.at.index as usize - 1);
+            let same = there.is_some_and(|there| {
+                // Of what it has given up only the place is known.
+                there.at == frame.at && (there.bytes.is_empty() || there.bytes == written(frame).bytes)
+            });
+            if !same {
+                let detail = format!("node {node} mends its log with other bytes than were there, at {:?}", frame.at);
+                return fail("mended-as-it-was", detail);
+            }
+        }
         if task.tail.index != record.log.len() as u64 {
             return fail("log-contiguous", format!("node {node} says {:?} is its tail", task.tail));
         }

@@ -30,8 +30,6 @@ pub(super) enum Fault {
     DieInJob,
     /// A sync fails with EIO.
     FailSync,
-    /// A bit of the log flips, below the commit index.
-    Rot,
     /// The disk answers nothing for a while.
     Stall,
     /// The disk is slow for a while.
@@ -63,7 +61,7 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    pub(super) const ALL: [Fault; 21] = [
+    pub(super) const ALL: [Fault; 20] = [
         Fault::Kill,
         Fault::KillSome,
         Fault::PowerCut,
@@ -84,7 +82,6 @@ impl Fault {
         Fault::Transfer,
         Fault::CleanStop,
         Fault::Storm,
-        Fault::Rot,
     ];
 }
 
@@ -124,7 +121,6 @@ impl<H: Host> World<H> {
                     (node.lossy, node.sync_will_fail) = (node.lossy | is_async, is_async);
                 }
             }
-            Fault::Rot => self.rot(node),
             Fault::Stall => {
                 let until = self.now + self.rng.random_range(50..4_000) * MS;
                 self.node_mut(node).stalled_until = until;

@@ -69,6 +69,8 @@ pub struct Plan {
     pub(super) lost_cache: bool,
     /// Whether the run begins with [`super::World::stale_word`].
     pub(super) stale_word: bool,
+    /// Whether bits flip below the commit index, now on one node, now on another.
+    pub(super) rot: bool,
     /// All nodes lose their power when the faults end.
     pub(super) cut_at_end: bool,
 }
@@ -97,6 +99,7 @@ impl Plan {
             retention: false,
             lost_cache: false,
             stale_word: false,
+            rot: false,
             cut_at_end: false,
         }
     }
@@ -151,6 +154,7 @@ impl Plan {
             // Without faults everything must be smooth, too.
             return plan;
         }
+        plan.rot = SmallRng::seed_from_u64(seed ^ 0x726f_7421).random_ratio(1, 3);
         plan.fault_gap = rng.random_range(150..1_200) * MS;
         plan.die_in_cut = if rng.random_bool(0.5) { rng.random_range(1..4) } else { 0 };
         if stormy {

@@ -1,4 +1,5 @@
-//! Bits that flip below the commit index, on one node at a time, and their repair.
+//! Bits that flip below the commit index, on one node at a time, and their repair; and peers that send something else than what
+//! was asked for.
 
 use std::path::{Path, PathBuf};
 
@@ -9,9 +10,12 @@ use super::host::{Host, Violation};
 use super::node::DIR;
 use super::plan::MS;
 use super::world::{Event, World};
-use crate::log::Layout;
+use crate::group::FETCH_CARRIER;
+use crate::log::frame::payload_crc as crc;
 use crate::log::scrub::Run;
 use crate::log::segment::segment_path;
+use crate::log::{Header, Layout};
+use crate::transport::codec::PeerMessage;
 use crate::types::{LogPos, RaftId};
 
 /// A byte that has gone bad.
@@ -36,9 +40,9 @@ impl Rot {
 
 impl<H: Host> World<H> {
     /// A bit flips on a running node whose log was seen to be on its disk, if no other one has.
-    pub(super) fn rot(&mut self, id: RaftId) {
+    fn rot(&mut self, id: RaftId) {
         let verified = self.checks.verified(id);
-        let World { nodes, rng, plan, rot, .. } = self;
+        let World { nodes, rot_rng: rng, plan, rot, .. } = self;
         let node = &nodes[id as usize - 1];
         let Some(live) = node.live.as_ref().filter(|_| rot.is_none() && !node.disk.is_off()) else { return };
         let until = live.core.applied_index().min(verified);
@@ -57,9 +61,40 @@ impl<H: Host> World<H> {
         self.count("rot");
     }
 
+    /// Frames that a peer sends for a repair are sometimes not the ones that were asked for.
+    pub(super) fn spoil(&mut self, message: &mut PeerMessage) {
+        let rng = &mut self.rot_rng;
+        if !self.faults_on || message.raft.get_msg_type() != FETCH_CARRIER || message.frames.is_empty() {
+            return;
+        }
+        let at = rng.random_range(0..message.frames.len());
+        match rng.random_range(0..8) {
+            // Checksums of its own, and another content.
+            0 => {
+                let frame = &mut message.frames[at];
+                let Ok(header) = Header::decode(&frame.header) else { return };
+                let mut payload = frame.payload.to_vec();
+                if let Some(byte) = payload.first_mut() {
+                    *byte ^= 1;
+                }
+                let payload_crc = crc(&payload);
+                frame.header = Header { payload_crc, ..header }.to_bytes();
+                frame.payload = payload.into();
+            }
+            1 => {
+                message.frames.remove(at);
+            }
+            _ => return,
+        }
+        self.count("wrong answer to a repair");
+    }
+
     pub(super) fn plan_scrub(&mut self, id: RaftId) {
+        if !self.plan.rot {
+            return;
+        }
         let run = self.node(id).run;
-        let after = self.rng.random_range(5..100) * MS;
+        let after = self.rot_rng.random_range(5..100) * MS;
         self.schedule(after, Event::Scrub { node: id, run });
     }
 
@@ -67,6 +102,9 @@ impl<H: Host> World<H> {
     pub(super) fn scrub(&mut self, id: RaftId, run: u64) -> Result<(), Violation> {
         debug_assert_eq!(run, self.node(id).run);
         self.plan_scrub(id);
+        if self.faults_on && self.rot_rng.random_ratio(1, 30) {
+            self.rot(id);
+        }
         if self.node(id).disk.is_off() {
             // Its planned power-off has come: nothing can be read, and it dies with the next call.
             return Ok(());

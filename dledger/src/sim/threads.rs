@@ -55,7 +55,8 @@ impl<H: Host> World<H> {
             checks.leaves(id, message, &nodes[id as usize - 1].disk)?;
         }
         let messages: Vec<_> = out.messages.drain(..).collect();
-        for message in messages {
+        for mut message in messages {
+            self.spoil(&mut message);
             let peer = message.raft.to;
             if peer == 0 || peer > self.plan.nodes as u64 {
                 return Err(Violation::new("knows-its-peers", format!("node {id} writes to {peer}")));

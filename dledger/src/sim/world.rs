@@ -129,6 +129,8 @@ pub struct World<H: Host> {
     pub(super) rng: SmallRng,
     /// For the workload only, so that what it draws does not move the schedule.
     pub(super) host_rng: SmallRng,
+    /// For what has to do with damage: a seed without it is what it would be if there were none.
+    pub(super) rot_rng: SmallRng,
     pub(super) nodes: Vec<SimNode<H>>,
     pub(super) network: Network,
     pub(super) checks: Checks,
@@ -169,6 +171,7 @@ impl<H: Host> World<H> {
             checks: Checks::new(Layout { segment_size: plan.segment_size }, plan.birth as u64, plan.tuning.flush),
             rng,
             host_rng,
+            rot_rng: SmallRng::seed_from_u64(seed ^ 0x726f_7400),
             nodes: nodes?,
             plan,
             stats: Stats::default(),
