@@ -206,11 +206,6 @@ impl Disks {
         program::run(Command::new("python3").args(["-c", SHUT_DOWN]).args(points)).map(|_| ())
     }
 
-    /// Cuts the power of one node's disk.
-    pub fn cut_power_of(&self, node: u64) -> Result<()> {
-        program::run(Command::new("python3").args(["-c", SHUT_DOWN]).arg(self.mount_point(node))).map(|_| ())
-    }
-
     /// Gives the power back once no process uses the disks: what comes back is what was synced.
     pub fn restore_power(&self) -> Result<()> {
         self.restore_power_of(1..=NODES)

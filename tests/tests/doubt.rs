@@ -74,7 +74,7 @@ fn a_node_that_loses_its_page_cache_costs_nothing_that_was_acknowledged() {
         load.await_acked(1_000).unwrap();
         let leader = cluster.await_leader(None).unwrap();
         let victim = if round % 2 == 0 { cluster.follower().unwrap() } else { leader };
-        disks.cut_power_of(victim.id).unwrap();
+        disks.cut_power_of([victim.id]).unwrap();
         cluster.kill(victim.id).unwrap();
         disks.restore_power_of([victim.id]).unwrap();
         cluster.boot_anew(victim.id).unwrap();
