@@ -159,10 +159,12 @@ impl<S: Stamper> GroupCore<S> {
         self.membership.voters.iter().chain(&self.membership.voters_outgoing).copied()
     }
 
-    /// Voters by the own membership and by those of all that have answered: a lost membership change must not hide one.
+    /// Voters by the own membership and by those of all that have answered: a lost membership change must not hide one. Whoever
+    /// has committed less than what the own membership is from tells an older one, perhaps with members that are gone for ever.
     fn voters_known(&self) -> BTreeSet<RaftId> {
-        let told = self.doubt.answers.values().chain(self.doubt.answers_before.values());
-        self.own_voters().chain(told.flat_map(|(_, report)| report.voters.iter().copied())).collect()
+        let told = self.doubt.answers.values().chain(self.doubt.answers_before.values()).map(|(_, report)| report);
+        let newer = told.filter(|report| report.commit.0 > self.handed_to_apply);
+        self.own_voters().chain(newer.flat_map(|report| report.voters.iter().copied())).collect()
     }
 
     /// The chain value of the frame with this index, when it is there and can be read.

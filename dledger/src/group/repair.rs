@@ -175,8 +175,9 @@ impl<S: Stamper> GroupCore<S> {
         answer.term = self.raft.raft.term;
         answer.reject = true;
         answer.set_msg_type(CARRIER);
-        // Only what can no longer change, and only when it is whole here.
-        let frames = if to <= self.raft.raft.raft_log.committed { self.frames_between(from, to) } else { None };
+        // Also what is not known to be committed here: whoever asks proves that it is what was there, and those who know may be
+        // the ones that wait for it.
+        let frames = self.frames_between(from, to);
         self.repairs.to_send.push((answer, frames.unwrap_or_default()));
     }
 

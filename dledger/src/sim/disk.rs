@@ -219,14 +219,12 @@ impl SimFs {
         state.files.get_mut(&id).expect("named files have content").content.flip_bit(offset, bit);
     }
 
-    /// Sets one byte of a file, on disk and in the cache.
-    ///
-    /// # Panics
-    /// When there is no such byte.
-    pub fn set_byte(&self, path: &Path, offset: u64, byte: u8) {
-        let mut state = self.state.lock();
-        let id = state.names.file(path).expect("the file to change exists");
-        state.files.get_mut(&id).expect("named files have content").content.set_byte(offset, byte);
+    /// Makes a bad byte good wherever it is still found: on disk, in the cache, and in what a power cut might bring back. Nothing
+    /// when there is no such file.
+    pub fn heal_byte(&self, path: &Path, offset: u64, bad: u8, good: u8) {
+        let state = &mut *self.state.lock();
+        let file = state.names.file(path).ok().and_then(|id| state.files.get_mut(&id));
+        file.into_iter().for_each(|file| file.content.heal_byte(offset, bad, good));
     }
 
     /// What a reader sees of a file; `None` when it does not exist.

@@ -26,15 +26,14 @@ pub(super) struct Rot {
     path: PathBuf,
     offset: u64,
     before: u8,
+    bad: u8,
 }
 
 impl Rot {
     /// As if it had never happened.
     pub(super) fn undo(&self, disk: &SimFs) {
         // Its segment may have been given up meanwhile.
-        if disk.cached(&self.path, self.offset, 1).is_some() {
-            disk.set_byte(&self.path, self.offset, self.before);
-        }
+        disk.heal_byte(&self.path, self.offset, self.bad, self.before);
     }
 }
 
@@ -55,8 +54,9 @@ impl<H: Host> World<H> {
         let base = layout.base_of(pos);
         let (path, offset) = (segment_path(Path::new(DIR), base), pos.0 - base.0);
         let before = node.disk.cached(&path, offset, 1).expect("the log lies there")[0];
-        node.disk.flip_bit(&path, offset, rng.random_range(0..8));
-        *rot = Some(Rot { node: id, run, path, offset, before });
+        let bit = rng.random_range(0..8);
+        node.disk.flip_bit(&path, offset, bit);
+        *rot = Some(Rot { node: id, run, path, offset, before, bad: before ^ (1 << bit) });
         self.trace("rot", id, pos.0);
         self.count("rot");
     }
@@ -127,9 +127,12 @@ impl<H: Host> World<H> {
             void.undo(&nodes[void.node as usize - 1].disk);
         }
         let live = nodes[id as usize - 1].live.as_ref().expect("it runs");
+        let disk = &nodes[id as usize - 1].disk;
         let gone = |run: &Run| run.end.index < live.view.first().0;
-        let mended = |run: &Run| gone(run) || live.view.is_whole(run).unwrap_or(false);
-        if rot.take_if(|rot| rot.node == id && mended(&rot.run)).is_some() {
+        // Not before the good bytes are synced: a power cut would bring the bad one back.
+        let on_disk = |rot: &Rot| disk.durable(&rot.path, rot.offset, 1).is_some_and(|byte| byte[0] == rot.before);
+        let mended = |rot: &Rot| gone(&rot.run) || (on_disk(rot) && live.view.is_whole(&rot.run).unwrap_or(false));
+        if rot.take_if(|rot| rot.node == id && mended(rot)).is_some() {
             self.count("rot mended");
         }
         Ok(())

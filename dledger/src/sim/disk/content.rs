@@ -76,12 +76,12 @@ impl Content {
         }
     }
 
-    pub(super) fn set_byte(&mut self, offset: u64, byte: u8) {
+    pub(super) fn heal_byte(&mut self, offset: u64, bad: u8, good: u8) {
         let at = offset as usize;
-        self.cached[at] = byte;
-        if let Some(durable) = self.durable.get_mut(at) {
-            *durable = byte;
-        }
+        let versions = self.dirty.get_mut(&((at / SECTOR) as u64)).into_iter().flatten();
+        let bytes = versions.filter_map(|version| version.get_mut(at % SECTOR));
+        let bytes = bytes.chain(self.cached.get_mut(at)).chain(self.durable.get_mut(at));
+        bytes.filter(|byte| **byte == bad).for_each(|byte| *byte = good);
     }
 
     pub(super) fn sync(&mut self) {
