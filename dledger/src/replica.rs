@@ -123,9 +123,12 @@ pub enum OpenError {
         /// What.
         source: ApplyError,
     },
-    /// The log cannot be read back.
-    #[error(transparent)]
-    View(#[from] ViewError),
+    /// The log cannot be read back where the state needs it again.
+    #[error(
+        "{0}; the queues need these entries again, and they are not fetched from other members before the state is complete: \
+         check the disk, then remove this replica from the group and rejoin under a new raft id"
+    )]
+    View(ViewError),
     /// Raft refuses.
     #[error(transparent)]
     Group(#[from] GroupError),

@@ -163,7 +163,7 @@ impl Supervisor {
             Happened::Ended(role, pid, status) => self.handle_end(role, pid, status),
             Happened::Leaders(leaders) => self.handle_leaders(leaders),
             Happened::Up(Role::Node(id), pid) => {
-                if let Some(starting) = self.starting.remove(&id).filter(|starting| starting.pid == pid) {
+                if let Some(starting) = self.starting_as(id, pid) {
                     self.write_cluster_file()?;
                     say(format_args!("node {id} is back as process {pid}"));
                     let _ = starting.answer.send(Reply::Started { pid });
@@ -178,6 +178,12 @@ impl Supervisor {
         }
     }
 
+    /// Takes out the start of a node that waits for this very process. An earlier one, which ended at once, may still be heard of
+    /// while the next start is under way.
+    fn starting_as(&mut self, id: u64, pid: u32) -> Option<Starting> {
+        self.starting.get(&id).is_some_and(|starting| starting.pid == pid).then(|| self.starting.remove(&id)).flatten()
+    }
+
     fn handle_end(&mut self, role: Role, pid: u32, status: std::io::Result<ExitStatus>) -> Result<()> {
         if self.running.get(&role) == Some(&pid) {
             self.running.remove(&role);
@@ -189,7 +195,7 @@ impl Supervisor {
         say(format_args!("{role} (process {pid}) ended, {how}"));
         let words = self.last_words(role);
         if let Role::Node(id) = role
-            && let Some(starting) = self.starting.remove(&id)
+            && let Some(starting) = self.starting_as(id, pid)
         {
             let _ = starting.answer.send(Reply::Refused(format!("its process ended at once ({how}): {words}")));
         }

@@ -219,6 +219,16 @@ impl SimFs {
         state.files.get_mut(&id).expect("named files have content").content.flip_bit(offset, bit);
     }
 
+    /// Sets a byte in the page cache alone.
+    ///
+    /// # Panics
+    /// When there is no such byte.
+    pub fn set_cached(&self, path: &Path, offset: u64, byte: u8) {
+        let mut state = self.state.lock();
+        let id = state.names.file(path).expect("the file to change exists");
+        state.files.get_mut(&id).expect("named files have content").content.set_cached(offset, byte);
+    }
+
     /// Makes a bad byte good wherever it is still found: on disk, in the cache, and in what a power cut might bring back. Nothing
     /// when there is no such file.
     pub fn heal_byte(&self, path: &Path, offset: u64, bad: u8, good: u8) {

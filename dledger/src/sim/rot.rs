@@ -35,6 +35,16 @@ impl Rot {
         // Its segment may have been given up meanwhile.
         disk.heal_byte(&self.path, self.offset, self.bad, self.before);
     }
+
+    /// Whether a reader meets it.
+    pub(super) fn shows(&self, disk: &SimFs) -> bool {
+        disk.cached(&self.path, self.offset, 1).is_some_and(|byte| byte[0] == self.bad)
+    }
+
+    /// Has readers meet it, or not.
+    pub(super) fn show(&self, disk: &SimFs, shows: bool) {
+        disk.set_cached(&self.path, self.offset, if shows { self.bad } else { self.before });
+    }
 }
 
 impl<H: Host> World<H> {

@@ -281,10 +281,16 @@ impl<H: Host> World<H> {
     /// Lets the host look at a machine; digests it when `always` or by chance.
     pub(super) fn check_machine(&mut self, id: RaftId, always: bool) -> Result<(), Violation> {
         let by_chance = self.rng.random_ratio(1, DIGEST_ONE_IN);
-        let World { host, nodes, checks, .. } = self;
-        let live = nodes[id as usize - 1].live.as_ref().expect("it runs");
+        let World { host, nodes, checks, rot, .. } = self;
+        let node = &nodes[id as usize - 1];
+        let live = node.live.as_ref().expect("it runs");
         let machine = live.applier.machine();
-        host.applied(id, machine)?;
+        // The host reads what the log says, not what is wrong with the disk.
+        let hidden = rot.as_ref().filter(|rot| rot.node == id && rot.shows(&node.disk));
+        hidden.inspect(|rot| rot.show(&node.disk, false));
+        let judged = host.applied(id, machine);
+        hidden.inspect(|rot| rot.show(&node.disk, true));
+        judged?;
         if always || by_chance {
             let digest = machine.digest();
             let digest = digest.map_err(|error| Violation::new("digests", format!("node {id}: {error}")))?;

@@ -76,6 +76,10 @@ impl Content {
         }
     }
 
+    pub(super) fn set_cached(&mut self, offset: u64, byte: u8) {
+        self.cached[offset as usize] = byte;
+    }
+
     pub(super) fn heal_byte(&mut self, offset: u64, bad: u8, good: u8) {
         let at = offset as usize;
         let versions = self.dirty.get_mut(&((at / SECTOR) as u64)).into_iter().flatten();
