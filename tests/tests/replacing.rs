@@ -1,7 +1,7 @@
 //! Groups whose members change while clients send 2,000 messages a second: nodes come, take the place of others, die and go. No
 //! send may fail after the client's own retries, nothing acknowledged may be lost, and the replicas that remain must be one.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,9 +10,10 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use ledgermq_tests::checker::{Expect, check};
-use ledgermq_tests::cluster::{Cluster, GROUP, Node, PATIENCE, POLL, alive, report};
+use ledgermq_tests::cluster::{Cluster, GROUP, Node, PATIENCE, POLL, alive, report, signal};
 use ledgermq_tests::load::{self, Load, Plan};
 use ledgermq_tests::{program, replicas};
+use rustix::process::Signal;
 use serde_json::Value;
 
 const TOPIC: &str = "members";
@@ -66,7 +67,9 @@ struct Scene {
 
 impl Scene {
     fn start(nodes: u64) -> Result<Scene> {
-        let cluster = Cluster::start_with(&["--groups", "1", "--nodes", &nodes.to_string()])?;
+        // A node that is told to end stays a moment only: these clients are told by its hints where to go.
+        let linger = "drain_linger_ms=2000";
+        let cluster = Cluster::start_with(&["--groups", "1", "--nodes", &nodes.to_string(), "--set", linger])?;
         cluster.await_leader(None)?;
         let folder = tempfile::tempdir()?;
         let plan = Plan { topic: TOPIC.to_owned(), producers: 4, size: 256 };
@@ -76,11 +79,25 @@ impl Scene {
         Ok(Scene { cluster, load: Some(load), bench: Some(bench), folder, began: Instant::now() })
     }
 
+    /// `ledgermq admin …`.
+    fn admin(&self) -> Result<Command> {
+        let mut command = Command::new(program::ledgermq()?);
+        command.args(["admin", "--json", "--namesrv", self.cluster.namesrv()]);
+        Ok(command)
+    }
+
     /// `ledgermq admin raft …`.
     fn raft_output(&self, args: &[&str]) -> Result<Output> {
+        program::output(self.admin()?.arg("raft").args(args))
+    }
+
+    /// Broker names of a topic that is made now, and sent to.
+    fn used_by(&self, topic: &str) -> Result<Value> {
         let mut command = Command::new(program::ledgermq()?);
-        command.args(["admin", "--json", "--namesrv", self.cluster.namesrv(), "raft"]).args(args);
-        program::output(&mut command)
+        command.args(["bench", "produce", "--namesrv", self.cluster.namesrv(), "--topic", topic, "--queues", "4"]);
+        command.args(["--count", "4000", "--warm-up", "0.1", "--no-limits", "--json"]);
+        let report: Value = serde_json::from_slice(&program::run(&mut command)?.stdout)?;
+        Ok(report["broker_names"].clone())
     }
 
     /// The same, which must go well.
@@ -164,7 +181,12 @@ impl Scene {
     }
 
     /// The end: no send failed, nothing acknowledged is lost, and the replicas that are left are one.
-    fn judge(mut self) -> Result<()> {
+    fn judge(self) -> Result<()> {
+        self.judge_with(&[])
+    }
+
+    /// The same, for the replicas of another group in these folders too.
+    fn judge_with(mut self, others: &[PathBuf]) -> Result<()> {
         self.bench.take().context("it was judged already")?.stop()?;
         let files = self.load.take().context("it was judged already")?.stop()?;
         let history = load::history(&self.cluster, TOPIC, &files)?;
@@ -175,6 +197,10 @@ impl Scene {
             replicas::judge(&mut self.cluster)?;
         } else {
             self.cluster.stop()?;
+        }
+        if !others.is_empty() {
+            let mut command = Command::new(program::ledgermq()?);
+            program::run(command.args(["inspect", "compare"]).args(others))?;
         }
         drop(self.folder);
         Ok(())
@@ -296,4 +322,55 @@ fn the_leader_dies_in_the_middle_of_a_replacement() {
     });
     scene.remove_node(old.id).unwrap();
     scene.judge().unwrap();
+}
+
+/// Would break: a cluster that is to carry more than its groups can.
+#[test]
+fn a_group_is_added_to_a_running_cluster() {
+    const NEW: &str = "broker-d";
+    let scene = Scene::start(3).unwrap();
+    let birth = scene.folder.path().join("birth.json");
+    let port = |id: u64, slot: u64| format!("127.0.0.1:{}", u64::from(scene.cluster.base_port()) + 10 * id + slot);
+    let draw = |group: &str| {
+        let mut command = scene.admin().unwrap();
+        command.args(["group", "draw", "--segment-mib", "16", "--preferred", "3", "--group", group]);
+        for id in 1..=3 {
+            command.args(["--member", &format!("{},{}", port(id, 0), port(id, 5))]);
+        }
+        program::output(command.arg("--out").arg(&birth)).unwrap()
+    };
+    let create = |id: u64| {
+        let mut command = scene.admin().unwrap();
+        command.args(["group", "create", "--raft-id", &id.to_string(), "--birth"]).arg(&birth);
+        program::output(command.arg("-c").arg(scene.cluster.dir().join(format!("node-{id}/broker.toml")))).unwrap()
+    };
+    let taken = draw(GROUP);
+    assert!(program::words(&taken).contains("already"), "{}", program::words(&taken));
+    assert!(draw(NEW).status.success());
+    for id in 1..=3 {
+        let created = create(id);
+        assert!(created.status.success(), "{}", program::words(&created));
+    }
+    for node in scene.cluster.nodes().unwrap() {
+        signal(node.pid, Signal::TERM).unwrap();
+        scene.cluster.await_end(&node).unwrap();
+        scene.cluster.restart(node.id).unwrap();
+        scene.load.as_ref().unwrap().await_acked(BETWEEN_CHANGES).unwrap();
+    }
+    let leader = scene.cluster.await_leading(NEW).unwrap();
+    assert_eq!(scene.used_by("wide").unwrap(), serde_json::json!([GROUP, NEW]));
+    // It is there: a member without a memory must not come back this way.
+    let again = program::words(&create(1));
+    assert!(again.contains("group join"), "{again}");
+
+    let led = (1..=3).find(|id| port(*id, 5) == leader).unwrap();
+    scene.cluster.kill(led).unwrap();
+    while scene.cluster.await_leading(NEW).is_ok_and(|now| now == leader) {
+        std::thread::sleep(POLL);
+    }
+    assert_eq!(scene.used_by("wider").unwrap(), serde_json::json!([GROUP, NEW]));
+    scene.cluster.restart(led).unwrap();
+    let dir = scene.cluster.dir().to_owned();
+    let folders: Vec<_> = (1..=3).map(|id| dir.join(format!("node-{id}/data/{NEW}"))).collect();
+    scene.judge_with(&folders).unwrap();
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use clap::{Args, Subcommand};
+use clap::Args;
 use ledgermq_broker::config::{BrokerConfig, GroupConfig, MemberConfig};
 use ledgermq_client::Admin;
 use ledgermq_dledger::fs::{Fs, OsFs};
@@ -22,13 +22,6 @@ use uuid::Uuid;
 
 use super::members::leader;
 use crate::terminal::say;
-
-/// What can be done with groups.
-#[derive(Debug, Subcommand)]
-pub(super) enum GroupCommand {
-    /// Create this node's replica of a group that runs elsewhere, and put the group into this node's config
-    Join(JoinArgs),
-}
 
 /// A new replica.
 #[derive(Debug, Args)]
@@ -48,18 +41,25 @@ pub(super) struct JoinArgs {
     /// host:port at which the other nodes reach this node's raft_listen; raft_listen itself if absent
     #[arg(long)]
     raft_advertise: Option<String>,
+    #[command(flatten)]
+    new: NewNode,
+}
+
+/// What a new config must say of its node.
+#[derive(Debug, Args)]
+pub(super) struct NewNode {
     /// Number of the node, for a new config
     #[arg(long)]
-    node_id: Option<u64>,
+    pub(super) node_id: Option<u64>,
     /// Data folder, for a new config
     #[arg(long)]
-    data_dir: Option<PathBuf>,
+    pub(super) data_dir: Option<PathBuf>,
     /// Address for the other nodes' Raft traffic, for a new config
     #[arg(long)]
-    raft_listen: Option<SocketAddr>,
+    pub(super) raft_listen: Option<SocketAddr>,
     /// Address of the health page, for a new config
     #[arg(long)]
-    http_listen: Option<SocketAddr>,
+    pub(super) http_listen: Option<SocketAddr>,
 }
 
 /// What a new replica must know of a group, as its leader tells it.
@@ -168,14 +168,9 @@ pub(crate) fn write_config(path: &Path, config: &BrokerConfig) -> Result<()> {
 }
 
 /// Runs the subcommand.
-pub(super) async fn run(admin: &Admin, namesrv: Vec<String>, command: GroupCommand, as_json: bool) -> Result<()> {
-    let GroupCommand::Join(args) = command;
+pub(super) async fn join(admin: &Admin, namesrv: &[String], args: JoinArgs, as_json: bool) -> Result<()> {
     let invitation = invitation(admin, &args.group).await?;
-    let mut config = if args.config.try_exists().context("cannot look for the config")? {
-        BrokerConfig::load(&args.config)?
-    } else {
-        new_config(&args, &invitation, &namesrv)?
-    };
+    let mut config = load_or_make(&args.config, &args.new, invitation.cluster(), namesrv)?;
     let peer = args.raft_advertise.clone().unwrap_or_else(|| config.raft_listen.to_string());
     let raft_id = invitation.accept(&mut config, args.listen, args.advertise.clone(), peer)?;
     write_config(&args.config, &config)?;
@@ -195,10 +190,17 @@ pub(super) async fn run(admin: &Admin, namesrv: Vec<String>, command: GroupComma
     Ok(())
 }
 
-/// A config with the defaults of everything that is not said.
-fn new_config(args: &JoinArgs, invitation: &Invitation, namesrv: &[String]) -> Result<BrokerConfig> {
-    let missing = |flag: &str| format!("{} does not exist: say {flag} to make it", args.config.display());
-    let (cluster_id, cluster) = invitation.cluster();
+/// The node's config, or a new one with the defaults of everything that is not said.
+pub(super) fn load_or_make(
+    path: &Path,
+    args: &NewNode,
+    (cluster_id, cluster): (Uuid, &str),
+    namesrv: &[String],
+) -> Result<BrokerConfig> {
+    if path.try_exists().context("cannot look for the config")? {
+        return Ok(BrokerConfig::load(path)?);
+    }
+    let missing = |flag: &str| format!("{} does not exist: say {flag} to make it", path.display());
     let said = json!({
         "cluster": cluster,
         "cluster_id": cluster_id,

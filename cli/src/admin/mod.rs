@@ -1,6 +1,7 @@
 //! `ledgermq admin`: look at a running cluster, and change it. Tables for people, `--json` for programs.
 
 mod cluster;
+mod create;
 pub(crate) mod join;
 pub(crate) mod members;
 mod raft;
@@ -36,13 +37,23 @@ enum AdminCommand {
     /// Replicas of groups on this node
     Group {
         #[command(subcommand)]
-        command: join::GroupCommand,
+        command: GroupCommand,
     },
     /// The replicas of each group: look at them, add, replace and remove them, choose the leader
     Raft {
         #[command(subcommand)]
         command: RaftCommand,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum GroupCommand {
+    /// Draw a new group, with members on the nodes that are named: a file for all of them
+    Draw(create::DrawArgs),
+    /// Create this node's replica of a group that was drawn, and put the group into this node's config
+    Create(create::CreateArgs),
+    /// Create this node's replica of a group that runs elsewhere, and put the group into this node's config
+    Join(join::JoinArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -80,7 +91,11 @@ pub(crate) fn run(args: AdminArgs) -> Result<()> {
         match args.command {
             AdminCommand::Cluster => cluster::show(&admin, args.json).await,
             AdminCommand::Topic { command } => topic::run(&admin, command, args.json).await,
-            AdminCommand::Group { command } => join::run(&admin, args.namesrv, command, args.json).await,
+            AdminCommand::Group { command } => match command {
+                GroupCommand::Draw(of) => create::draw(&admin, &of, args.json).await,
+                GroupCommand::Create(of) => create::create(&admin, &args.namesrv, &of, args.json).await,
+                GroupCommand::Join(of) => join::join(&admin, &args.namesrv, of, args.json).await,
+            },
             AdminCommand::Raft { command } => match command {
                 RaftCommand::Status => raft::status(&admin, args.json).await,
                 RaftCommand::Transfer(of) => members::transfer(&admin, of, args.json).await,
