@@ -83,6 +83,13 @@ pub struct BrokerConfig {
     /// `disk_keep_bytes` free, until it has twice as much; else sends are refused below `disk_keep_bytes`. Default true (RocketMQ's `cleanFileForciblyEnable`).
     #[serde(default = "yes")]
     pub retention_forced: bool,
+    /// Bytes of log by which a member may lag until old messages are no longer kept for it: it takes a snapshot when it comes
+    /// back. Default 21,474,836,480 (20 GiB); 0 to 1 PiB.
+    #[serde(default = "default_lag_hold_bytes")]
+    pub lag_hold_bytes: u64,
+    /// The same in milliseconds for which it has not been up to date. Default 3,600,000 (1 hour); 1,000 and up.
+    #[serde(default = "default_lag_hold_ms")]
+    pub lag_hold_ms: u64,
     /// Milliseconds for which a node that was told to stop (SIGTERM) goes on passing requests to the new leaders, until no client
     /// has sent any for 5 s: stock clients keep an address for up to 30 s. Default 35,000; 0 to 600,000.
     #[serde(default = "default_drain_linger_ms")]
@@ -316,6 +323,13 @@ impl BrokerConfig {
             self.retention_bytes,
             "allowed are 0 and 1048576 (1 MiB) to 1125899906842624 (1 PiB)",
         )?;
+        check(
+            self.lag_hold_bytes <= RETENTION_BYTES_MAX,
+            "lag_hold_bytes",
+            self.lag_hold_bytes,
+            "allowed are 0 to 1125899906842624 (1 PiB)",
+        )?;
+        check(self.lag_hold_ms >= RETENTION_MIN_MS, "lag_hold_ms", self.lag_hold_ms, "allowed are 1000 and up")?;
         self.limits.validate()?;
         check((1..=GROUPS_MAX).contains(&self.groups.len()), "groups", self.groups.len(), "give 1 to 16 [[groups]]")?;
         for (n, group) in self.groups.iter().enumerate() {
@@ -494,6 +508,14 @@ fn default_retention_ms() -> u64 {
     72 * 3_600_000
 }
 
+fn default_lag_hold_bytes() -> u64 {
+    20 << 30
+}
+
+fn default_lag_hold_ms() -> u64 {
+    3_600_000
+}
+
 fn default_drain_linger_ms() -> u64 {
     35_000
 }
@@ -540,7 +562,7 @@ mod tests {
     /// A wrong key or value must be refused with its name, so that a typing error never means a default.
     #[test]
     fn each_bad_key_is_named() {
-        let bad: [(&str, &str, &[&str]); 14] = [
+        let bad: [(&str, &str, &[&str]); 15] = [
             ("node_id = 1", "node_id = 1\nnode_name = \"x\"", &["node_name"]),
             ("node_id = 1", "node_id = 0", &["node_id"]),
             ("node_id = 1", "node_id = 1\nflush = \"never\"", &["never", "sync", "async"]),
@@ -557,6 +579,7 @@ mod tests {
             ("node_id = 1", "node_id = 1\ndisk_keep_bytes = 5", &["disk_keep_bytes", "67108864"]),
             ("node_id = 1", "node_id = 1\nretention_ms = 999", &["retention_ms", "1000"]),
             ("node_id = 1", "node_id = 1\nretention_bytes = 7", &["retention_bytes", "1048576"]),
+            ("node_id = 1", "node_id = 1\nlag_hold_ms = 7", &["lag_hold_ms", "1000"]),
             ("node_id = 1", "node_id = 1\ndrain_linger_ms = 600001", &["drain_linger_ms", "600000"]),
             ("raft_id = 2,", "raft_id = 1,", &["groups[0].members[1].raft_id"]),
         ];

@@ -4,14 +4,20 @@
 //! Stands behind the raft loop, which hands over only what is committed and locally durable (R6). The state machine
 //! never sees a frame twice, but for the replay at start, which it asks for itself.
 
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::fs::Fs;
 use crate::group::ApplyTask;
+use crate::log::meta::FirstFrame;
 use crate::log::view::LogView;
+use crate::plant::{self, Bug};
 use crate::queue::{Nothing, QueueReceiver};
 use crate::raft_loop::ApplyRequest;
 use crate::replica::ReplayError;
-use crate::seam::{AppliedState, ApplyError, StateMachine};
+use crate::seam::{AppliedState, ApplyError, Membership, StateMachine};
+use crate::snapshot::Checkpoint;
 use crate::types::{Frame, FrameKind, FramePos, GroupId, LogPos};
 
 /// Idle time after which a due flush is carried out although no round asks for it.
@@ -23,18 +29,41 @@ const ROUND_BYTES_MAX: u64 = 4 << 20;
 /// Frames between two rounds of a replay.
 const REPLAY_ROUND: u64 = 256;
 
+/// A snapshot's state that is to be taken over: its files are in place, and so is its log.
+#[derive(Clone)]
+pub struct Restore {
+    pub(crate) fs: Arc<dyn Fs>,
+    /// Folder of the state that ends.
+    pub(crate) old: PathBuf,
+    /// Folder of the new one.
+    pub(crate) new: PathBuf,
+    /// Its last frame.
+    pub(crate) tail: FramePos,
+    /// Members as of it.
+    pub(crate) membership: Membership,
+    pub(crate) view: LogView,
+}
+
+impl std::fmt::Debug for Restore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Restore({:?}, {})", self.tail, self.new.display())
+    }
+}
+
 /// A state machine and the position up to which it was fed.
 pub struct Applier<M> {
     group: GroupId,
     machine: M,
     applied: FramePos,
+    /// Where it stood a round ago.
+    before: FramePos,
 }
 
 impl<M: StateMachine> Applier<M> {
     /// Takes over a state machine at its own position.
     pub fn new(group: GroupId, machine: M) -> Applier<M> {
         let applied = machine.applied().at;
-        Applier { group, machine, applied }
+        Applier { group, machine, applied, before: applied }
     }
 
     /// What the state machine holds.
@@ -89,6 +118,11 @@ impl<M: StateMachine> Applier<M> {
     /// # Errors
     /// [`ApplyError`]: the replica stops; an entry is never skipped.
     pub fn run(&mut self, task: &ApplyTask) -> Result<FramePos, ApplyError> {
+        if let Some(restore) = &task.restore {
+            assert!(task.frames.is_empty(), "a snapshot is taken over alone");
+            return self.restore(restore);
+        }
+        self.before = self.applied;
         let mut membership = None;
         for (frame, changed) in &task.frames {
             assert_eq!(frame.at.index, self.applied.index + 1, "apply gets every frame once, in order");
@@ -101,6 +135,39 @@ impl<M: StateMachine> Applier<M> {
             self.machine.flush()?;
         }
         Ok(self.applied)
+    }
+
+    /// Takes a snapshot's state over.
+    fn restore(&mut self, restore: &Restore) -> Result<FramePos, ApplyError> {
+        let Restore { fs, old, new, tail, membership, view } = restore;
+        assert!(tail.index > self.applied.index, "a snapshot at {tail:?} for a state at {:?}", self.applied);
+        self.machine.restore(new)?;
+        let AppliedState { at, membership: there } = self.machine.applied();
+        assert_eq!(at, *tail, "the state in a snapshot is not what its manifest says");
+        assert!(there.is_none_or(|there| there == *membership), "a snapshot says that its members are {membership:?}");
+        self.applied = at;
+        self.replay(view).map_err(|error| match error {
+            ReplayError::Apply(error) => error,
+            ReplayError::View(error) => {
+                ApplyError::Store { index: at.index, place: "the log".to_owned(), reason: error.to_string() }
+            }
+        })?;
+        tracing::info!(group = %self.group, ?at, "took the state of a snapshot over");
+        if let Err(error) = fs.try_exists(old).and_then(|there| if there { fs.remove_dir_all(old) } else { Ok(()) }) {
+            tracing::warn!(folder = %old.display(), %error, "cannot remove the old state: the next start does");
+        }
+        Ok(at)
+    }
+
+    /// Copies the state into this empty folder, for a snapshot with the log from `first` on; `None` when the machine makes no copies.
+    ///
+    /// # Errors
+    /// [`ApplyError`]: the store failed.
+    pub fn checkpoint(&mut self, dir: &Path, first: FirstFrame) -> Result<Option<Checkpoint>, ApplyError> {
+        let files = self.machine.checkpoint(dir)?;
+        let AppliedState { at, membership } = self.machine.applied();
+        let at = if plant::on(Bug::SnapshotStateAhead) && self.before.index > 0 { self.before } else { at };
+        Ok(files.map(|files| Checkpoint { first, at, membership, files }))
     }
 
     /// Makes everything applied durable.
@@ -119,7 +186,7 @@ pub(crate) fn run<M: StateMachine>(
     mut appliers: Vec<Applier<M>>,
     mut report: impl FnMut(usize, FramePos, LogPos),
 ) -> Result<Vec<Applier<M>>, (GroupId, ApplyError)> {
-    let mut rounds: Vec<ApplyTask> = appliers.iter().map(|_| ApplyTask { frames: Vec::new() }).collect();
+    let mut rounds: Vec<ApplyTask> = appliers.iter().map(|_| ApplyTask { frames: Vec::new(), restore: None }).collect();
     loop {
         let request = match requests.recv(Some(IDLE_FLUSH)) {
             Ok(first) => gather(first, requests, &mut rounds),
@@ -133,7 +200,27 @@ pub(crate) fn run<M: StateMachine>(
         }
         let Some(request) = request else { continue };
         match request {
-            Ok(ApplyRequest::Apply(..)) => unreachable!("frames are gathered"),
+            Ok(ApplyRequest::Apply(slot, task)) => {
+                let applier = &mut appliers[slot];
+                let at = applier.run(&task).map_err(|error| (applier.group, error))?;
+                report(slot, at, applier.machine.keep_from());
+            }
+            Ok(ApplyRequest::Checkpoint(slot, giver, first, done)) => {
+                let applier = &mut appliers[slot];
+                let made = match giver.prepare() {
+                    Ok(()) => applier.checkpoint(giver.folder(), first).map_err(|error| (applier.group, error))?,
+                    Err(error) => {
+                        tracing::error!(group = %applier.group, %error, "cannot make room for a checkpoint");
+                        None
+                    }
+                };
+                done(made);
+            }
+            Ok(ApplyRequest::DropCheckpoint(giver)) => {
+                if let Err(error) = giver.take_back() {
+                    tracing::warn!(folder = %giver.folder().display(), %error, "cannot remove a checkpoint");
+                }
+            }
             Ok(ApplyRequest::Digest(slot, answer)) => {
                 let applier = &appliers[slot];
                 let digest = applier.machine.digest().map(|digest| (applier.applied.index, digest));
@@ -161,6 +248,9 @@ fn gather(
     let mut next = Some(first);
     while let Some(request) = next {
         let ApplyRequest::Apply(slot, task) = request else { return Some(Ok(request)) };
+        if task.restore.is_some() {
+            return Some(Ok(ApplyRequest::Apply(slot, task)));
+        }
         bytes += task.frames.iter().map(|(frame, _)| u64::from(frame.at.len)).sum::<u64>();
         rounds[slot].frames.extend(task.frames);
         next = if bytes < ROUND_BYTES_MAX { requests.try_recv() } else { None };

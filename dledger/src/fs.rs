@@ -39,6 +39,8 @@ pub trait Fs: Send + Sync + 'static {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>>;
     /// Renames a file or folder, replacing a file of the new name.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Gives a file a second name, which must not exist yet.
+    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file. Open handles and mappings live on.
     fn remove_file(&self, path: &Path) -> io::Result<()>;
     /// Removes a folder and everything in it.

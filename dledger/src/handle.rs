@@ -16,6 +16,8 @@ use crate::log::view::LogView;
 use crate::queue::QueueSender;
 use crate::raft_loop::{ApplyRequest, LoopInput};
 use crate::seam::{Membership, Proposal, Stamper};
+use crate::snapshot::SnapshotProgress;
+use crate::snapshot::work::Progress;
 use crate::types::{FramePos, GroupId, RaftId};
 
 /// Bytes of proposals that may wait in front of the raft loop of one group, by their size hints.
@@ -208,6 +210,7 @@ pub struct GroupHandle<S: Stamper> {
     pub(crate) membership: watch::Receiver<Arc<Membership>>,
     pub(crate) view: LogView,
     pub(crate) log_counters: Arc<LogCounters>,
+    pub(crate) snapshots: Arc<Progress>,
 }
 
 impl<S: Stamper> Clone for GroupHandle<S> {
@@ -224,6 +227,7 @@ impl<S: Stamper> Clone for GroupHandle<S> {
             membership: self.membership.clone(),
             view: self.view.clone(),
             log_counters: Arc::clone(&self.log_counters),
+            snapshots: Arc::clone(&self.snapshots),
         }
     }
 }
@@ -353,6 +357,11 @@ impl<S: Stamper> GroupHandle<S> {
     /// What this replica's log has cost since the node started.
     pub fn log_costs(&self) -> LogCosts {
         self.log_counters.read()
+    }
+
+    /// How far this replica is with snapshots.
+    pub fn snapshots(&self) -> SnapshotProgress {
+        self.snapshots.read()
     }
 
     /// The read side of the log. Serve only what is applied.

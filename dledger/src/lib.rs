@@ -21,6 +21,7 @@ pub mod salvage;
 mod scrub;
 mod seam;
 pub mod sim;
+pub mod snapshot;
 mod storage;
 pub mod transport;
 mod types;

@@ -1,11 +1,12 @@
 //! A node: all its groups on one raft loop, one log-io thread, one apply thread and one peer runtime. Opens the
 //! replicas, starts the threads, and stops them in the order that leaves everything durable.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -26,11 +27,32 @@ use crate::raft_loop::{ApplyRequest, ApplyWanted, Channels, GroupSlot, LoopEvent
 use crate::replica::{self, OpenError, OpenReplica, Supply};
 use crate::scrub::{self, Scrub, Scrubbed};
 use crate::seam::{Completions, MemberInfo, Stamper, StateMachine};
+use crate::snapshot::serve::Gifts;
+use crate::snapshot::work::{Connect, Progress, SnapshotWork, Turn};
 use crate::transport::{self, Links, Local, LocalGroup};
 use crate::types::{FramePos, GroupId, LogPos, RaftId};
 
 /// Bytes per second at which spare segments are filled with zeros: beside the log, not before it.
 const SPARE_PACE: u64 = 64 << 20;
+
+/// Bytes per second that a node gives to members which take snapshots, all of them together.
+const SNAPSHOT_RATE: u64 = 100 << 20;
+
+/// What it takes to dial a peer from a thread of one's own; there once the node has started.
+struct Dialler {
+    runtime: tokio::runtime::Handle,
+    local: Arc<Local>,
+}
+
+/// How a node connects to others for files.
+fn connect_by(dialler: &Arc<OnceLock<Dialler>>) -> Connect {
+    let dialler = Arc::clone(dialler);
+    Arc::new(move |address| {
+        let Dialler { runtime, local } =
+            dialler.get().ok_or_else(|| io::Error::other("the node has not started yet"))?;
+        runtime.block_on(transport::connect_for_files(local, address))
+    })
+}
 
 /// A node's own settings.
 pub struct NodeConfig {
@@ -145,6 +167,10 @@ impl<M: StateMachine> Node<M> {
 
         let mut local_groups = Vec::new();
         let mut own_address = String::new();
+        let mut givers = HashMap::new();
+        let dialler: Arc<OnceLock<Dialler>> = Arc::default();
+        let connect = connect_by(&dialler);
+        let turn = Arc::new(Turn::default());
         let (mut slots, mut writers, mut appliers, mut handles) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (slot, setup) in groups.into_iter().enumerate() {
             let params = OpenReplica {
@@ -173,6 +199,7 @@ impl<M: StateMachine> Node<M> {
             });
             let (membership, membership_watch) = watch::channel(membership);
             let published = Arc::new(Published::default());
+            let progress = Arc::new(Progress::default());
             published.applied.store(replica.core.applied_index(), Ordering::Release);
             published.commit.store(replica.core.commit_index(), Ordering::Release);
             let queued_bytes = Arc::new(AtomicUsize::new(0));
@@ -189,7 +216,21 @@ impl<M: StateMachine> Node<M> {
                 membership: membership_watch,
                 view: replica.view,
                 log_counters: replica.writer.counters(),
+                snapshots: Arc::clone(&progress),
             });
+            let giver = Arc::new(replica.giver);
+            givers.insert(setup.group, Arc::clone(&giver));
+            let snapshots = SnapshotWork {
+                fs: Arc::clone(&config.fs),
+                dir: setup.dir,
+                meta: replica.meta,
+                giver,
+                events: events.clone(),
+                connect: Arc::clone(&connect),
+                turn: Arc::clone(&turn),
+                progress,
+                running: None,
+            };
             slots.push(GroupSlot {
                 core: replica.core,
                 completions: setup.completions,
@@ -198,6 +239,7 @@ impl<M: StateMachine> Node<M> {
                 role,
                 membership,
                 addresses: setup.members.into_iter().map(|member| (member.raft_id, member.peer)).collect(),
+                snapshots,
             });
             writers.push(replica.writer);
             appliers.push(replica.applier);
@@ -213,7 +255,14 @@ impl<M: StateMachine> Node<M> {
         let links = {
             let _in_runtime = runtime.enter();
             let listener = tokio::net::TcpListener::from_std(listener)?;
-            runtime.spawn(transport::listen(listener, Arc::clone(&local), events.clone()));
+            let told = events.clone();
+            let gives = Box::new(move |group, peer| {
+                // The loop has ended when it takes nothing.
+                let _ = told.try_send(LoopEvent::Gives { group, peer });
+            });
+            let gifts = Arc::new(Gifts::new(givers, SNAPSHOT_RATE, gives));
+            let _ = dialler.set(Dialler { runtime: runtime.handle().clone(), local: Arc::clone(&local) });
+            runtime.spawn(transport::listen(listener, Arc::clone(&local), events.clone(), gifts));
             Links::new(local, events.clone(), runtime.handle().clone(), bell)?
         };
 

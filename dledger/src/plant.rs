@@ -68,11 +68,19 @@ pub enum Bug {
     DamageCutOff,
     /// The good bytes of a damaged run are fetched and proved, and do not reach the disk.
     RepairUnwritten,
+    /// A snapshot is switched to before its files are synced (breaks R8).
+    SnapshotNotSynced,
+    /// A snapshot carries the members at birth, not those at its index.
+    SnapshotForgetsMembers,
+    /// The leader never hears that a snapshot it sent was lost.
+    SnapshotNotReported,
+    /// The state in a snapshot is newer than its manifest says.
+    SnapshotStateAhead,
 }
 
 impl Bug {
     /// All of them, in a fixed order.
-    pub const ALL: [Bug; 30] = [
+    pub const ALL: [Bug; 34] = [
         Bug::VoteNotSynced,
         Bug::AckBeforeQuorum,
         Bug::UnchainedCrc,
@@ -103,6 +111,10 @@ impl Bug {
         Bug::RepairUnproved,
         Bug::DamageCutOff,
         Bug::RepairUnwritten,
+        Bug::SnapshotNotSynced,
+        Bug::SnapshotForgetsMembers,
+        Bug::SnapshotNotReported,
+        Bug::SnapshotStateAhead,
     ];
 
     /// Name for the command line.
@@ -138,6 +150,10 @@ impl Bug {
             Bug::RepairUnproved => "repair-unproved",
             Bug::DamageCutOff => "damage-cut-off",
             Bug::RepairUnwritten => "repair-unwritten",
+            Bug::SnapshotNotSynced => "snapshot-not-synced",
+            Bug::SnapshotForgetsMembers => "snapshot-forgets-members",
+            Bug::SnapshotNotReported => "snapshot-not-reported",
+            Bug::SnapshotStateAhead => "snapshot-state-ahead",
         }
     }
 

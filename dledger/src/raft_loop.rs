@@ -19,11 +19,13 @@ use crate::group::{
     ApplyTask, ChangeError, Clock, GroupCore, GroupError, MEMBERS_MAX, MemberChange, Outputs, ReadTicket,
 };
 use crate::handle::{GroupStatus, Published, ReadError, Role, RoleView};
-use crate::log::meta::Meta;
+use crate::log::meta::{FirstFrame, Meta};
 use crate::log::scrub::Run;
 use crate::log_io::IoRequest;
 use crate::queue::QueueSender;
 use crate::seam::{Completions, Membership, Proposal, Stamper};
+use crate::snapshot::work::SnapshotWork;
+use crate::snapshot::{Checkpoint, Giver, Manifest, SnapshotId, Staged};
 use crate::transport::{Handover, Links};
 use crate::types::{FramePos, GroupId, LogPos, RaftId};
 
@@ -108,6 +110,22 @@ pub(crate) enum LoopEvent {
         peer: RaftId,
         address: String,
     },
+    /// A checkpoint can be given from now on, or could not be made.
+    Checkpointed {
+        slot: usize,
+        manifest: Option<Box<Manifest>>,
+    },
+    /// A member reads files of a snapshot.
+    Gives {
+        group: GroupId,
+        peer: RaftId,
+    },
+    /// The files of a snapshot are here, or will not come.
+    Pulled {
+        slot: usize,
+        id: SnapshotId,
+        staged: Option<Box<Staged>>,
+    },
     Stop,
 }
 
@@ -142,6 +160,7 @@ pub(crate) struct GroupSlot<S: Stamper> {
     pub(crate) membership: watch::Sender<Arc<Membership>>,
     /// Where members are dialled whose addresses the log does not have: by the config, or as they said themselves.
     pub(crate) addresses: BTreeMap<RaftId, String>,
+    pub(crate) snapshots: SnapshotWork,
 }
 
 impl<S: Stamper> GroupSlot<S> {
@@ -171,8 +190,14 @@ pub(crate) struct Channels<S: Stamper> {
 pub(crate) enum ApplyRequest {
     Apply(usize, ApplyTask),
     Digest(usize, oneshot::Sender<Result<(u64, u64), String>>),
+    /// Makes a checkpoint; what it consists of goes to the function.
+    Checkpoint(usize, Arc<Giver>, FirstFrame, CheckpointDone),
+    DropCheckpoint(Arc<Giver>),
     Stop,
 }
+
+/// Takes a checkpoint from the apply thread, which it must not hold up.
+pub(crate) type CheckpointDone = Box<dyn FnOnce(Option<Checkpoint>) + Send>;
 
 /// The loop's state.
 pub(crate) struct RaftLoop<S: Stamper> {
@@ -316,6 +341,17 @@ impl<S: Stamper> RaftLoop<S> {
                     }
                 }
                 LoopEvent::Met { group, peer, address } => self.meet(group, peer, address),
+                LoopEvent::Checkpointed { slot, manifest } => {
+                    self.slots[slot].core.checkpoint_made(manifest.as_deref());
+                }
+                LoopEvent::Gives { group, peer } => {
+                    if let Some(slot) = self.by_group.get(&group) {
+                        self.slots[*slot].core.gives(peer);
+                    }
+                }
+                LoopEvent::Pulled { slot, id, staged } => {
+                    self.slots[slot].core.pulled(id, staged.map(|staged| *staged));
+                }
                 LoopEvent::Stop => self.stopping = true,
             }
         }
@@ -410,8 +446,23 @@ impl<S: Stamper> RaftLoop<S> {
             // Readers wait on a leader only.
             let leads = matches!(group.core.role().role, Role::Leader { .. });
             for task in out.applies.drain(..) {
+                if task.restore.is_some() {
+                    let _ = self.channels.apply.send(ApplyRequest::Apply(slot, task));
+                    continue;
+                }
                 self.late.put(&task, leads);
                 let _ = self.channels.apply.put(ApplyRequest::Apply(slot, task));
+            }
+            if let Some(order) = out.checkpoint.take() {
+                let _ = self.channels.apply.send(group.snapshots.checkpoint(slot, order));
+            }
+            if std::mem::take(&mut out.cancel_pull) {
+                group.snapshots.cancel_pull();
+            }
+            if let Some(order) = out.pull.take() {
+                // Unknown for now: the connection fails, and the snapshot is sent again.
+                let address = group.peers().remove(&order.from).unwrap_or_default();
+                group.snapshots.pull(slot, order, address);
             }
             group.published.commit.store(group.core.commit_index(), Ordering::Release);
             if let Some(role) = out.role.take() {

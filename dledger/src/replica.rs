@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::apply::Applier;
 use crate::fs::Fs;
-use crate::group::{Clock, Flush, GroupCore, GroupError, GroupStart, GroupTuning};
+use crate::group::{Clock, Flush, GroupCore, GroupError, GroupStart, GroupTuning, at_birth};
 use crate::log::Doubts;
 use crate::log::meta::{GroupConstants, Identity, Member, Meta, MetaError, MetaFile};
 use crate::log::recovery::{Recovered, RecoveryError, TailState, recover};
@@ -21,6 +21,7 @@ use crate::log::view::{LogView, ViewError};
 use crate::log::writer::LogWriter;
 use crate::plant::{self, Bug};
 use crate::seam::{ApplyError, MemberInfo, Stamper, StateMachine};
+use crate::snapshot::{Giver, install};
 use crate::types::{GroupId, RaftId};
 
 /// Where and how a replica is opened.
@@ -67,6 +68,10 @@ pub struct Replica<S: Stamper, M: StateMachine> {
     pub applier: Applier<M>,
     /// The log's read side, for everybody.
     pub view: LogView,
+    /// Its checkpoint, for members that lie behind the log.
+    pub giver: Giver,
+    /// Its meta content at the start.
+    pub meta: Meta,
     /// What recovery found at the end of the log.
     pub tail_state: TailState,
     /// Who this is.
@@ -157,6 +162,10 @@ pub fn open<S: Stamper, M: StateMachine>(
         });
     }
     let io = |source| OpenError::Io { dir: dir.to_owned(), source };
+    if install::tidy(fs, dir, &meta).map_err(io)? {
+        tracing::info!(%group, "finished the installation of a snapshot");
+        meta.installing = false;
+    }
     let layout = meta.constants.layout();
     let recovered = recover(fs, dir, &meta)?;
     let (tail, term_runs, tail_state) = (recovered.tail, recovered.term_runs.clone(), recovered.tail_state);
@@ -202,11 +211,21 @@ pub fn open<S: Stamper, M: StateMachine>(
     })?;
     damage.extend(view.damaged_behind(&applier.applied().at));
     let identity = meta.identity;
-    let applied = applier.applied();
-    let start = GroupStart { meta, tail, term_runs, view: view.clone(), applied, damage, stamper, seed, addresses };
+    let giver = Giver::new(fs, dir, group, meta.constants, at_birth(&meta.birth_members), view.clone());
+    let start = GroupStart {
+        meta: meta.clone(),
+        tail,
+        term_runs,
+        view: view.clone(),
+        applied: applier.applied(),
+        damage,
+        stamper,
+        seed,
+        addresses,
+    };
     let mut core = GroupCore::new(start, tuning, clock)?;
     core.keep_log_from(applier.machine().keep_from());
-    Ok(Replica { core, writer, applier, view, tail_state, identity })
+    Ok(Replica { core, writer, applier, view, giver, meta, tail_state, identity })
 }
 
 /// Removes a folder of state that nothing names any more.

@@ -9,6 +9,7 @@
 //! Nothing here touches raft-rs types.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use bytes::{Bytes, BytesMut};
 use uuid::Uuid;
@@ -249,4 +250,39 @@ pub trait StateMachine: Send + 'static {
 
     /// Digest of the *logical* state at `applied()`: what a reader may see, never a store's own files.
     fn digest(&self) -> Result<u64, ApplyError>;
+
+    /// Makes a copy of the state at `applied()` in the empty folder `dir` that stays as it is while this goes on (hard links,
+    /// mostly: readers wait meanwhile), and says which files it consists of. Everything applied is flushed before. `None` when
+    /// this machine makes no copies.
+    ///
+    /// # Errors
+    /// [`ApplyError`]: the store failed.
+    fn checkpoint(&mut self, dir: &Path) -> Result<Option<Vec<CheckpointFile>>, ApplyError> {
+        let _ = dir;
+        Ok(None)
+    }
+
+    /// Takes over the copy in `dir` in place of the state here, for everybody who holds a part of it, and works on in that folder
+    /// from now on. The frames behind [`StateMachine::replay_from`] are applied once more afterwards.
+    ///
+    /// # Errors
+    /// [`ApplyError`]: the copy cannot be used, or the store failed.
+    fn restore(&mut self, dir: &Path) -> Result<(), ApplyError> {
+        Err(ApplyError::Store {
+            index: self.applied().at.index,
+            place: dir.display().to_string(),
+            reason: "this state machine takes no snapshots".to_owned(),
+        })
+    }
+}
+
+/// A file of a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckpointFile {
+    /// Its place in the folder: parts with `/` between them.
+    pub name: String,
+    /// Bytes before this offset are a hole that need not be copied.
+    pub from: u64,
+    /// Bytes of it that count; behind them it may grow.
+    pub size: u64,
 }

@@ -29,6 +29,7 @@ pub mod queues;
 mod report;
 mod rot;
 mod scenarios;
+mod snapshots;
 mod threads;
 mod world;
 

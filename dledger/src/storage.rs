@@ -14,8 +14,10 @@ use raft::{Error as RaftError, GetEntriesContext, RaftState, StorageError};
 use crate::entry::{self, EntryError};
 use crate::log::frame::{HEADER_LEN, Header, Layout, make_header};
 use crate::log::meta::FirstFrame;
+use crate::log::recovery::Recovered;
 use crate::log::view::LogView;
 use crate::log::writer::FrameBytes;
+use crate::snapshot::{Manifest, conf_state};
 use crate::transport::codec::WireFrame;
 use crate::types::FramePos;
 
@@ -78,6 +80,12 @@ pub(crate) struct GroupStorage {
     cold: RefCell<HashMap<u64, (u64, [u8; HEADER_LEN])>>,
     /// Bytes read from disk in this round.
     cold_bytes: Cell<u64>,
+    /// The snapshot that members behind the log's start are sent.
+    given: Option<Snapshot>,
+    /// Whether raft-rs has asked for one in vain.
+    snapshot_wanted: Cell<bool>,
+    /// Index of the last snapshot that took the place of the log here.
+    restored_at: u64,
 }
 
 impl GroupStorage {
@@ -106,6 +114,9 @@ impl GroupStorage {
             view,
             cold: RefCell::new(HashMap::new()),
             cold_bytes: Cell::new(0),
+            given: None,
+            snapshot_wanted: Cell::new(false),
+            restored_at: 0,
         }
     }
 
@@ -126,6 +137,12 @@ impl GroupStorage {
     /// Where the log begins: the frame before the first one.
     pub(crate) fn start(&self) -> FramePos {
         self.start.prev
+    }
+
+    /// The first frame, and what it is chained to.
+    pub(crate) fn first(&self) -> FirstFrame {
+        let FramePos { index, term, pos, chain, .. } = self.start.prev;
+        FirstFrame { index: index + 1, pos, prev_term: term, prev_chain: chain }
     }
 
     /// The read side.
@@ -154,6 +171,39 @@ impl GroupStorage {
 
     pub(crate) fn set_conf_state(&mut self, conf_state: ConfState) {
         self.conf_state = conf_state;
+    }
+
+    /// The snapshot that is given to members from now on.
+    pub(crate) fn give(&mut self, given: Option<Snapshot>) {
+        self.given = given;
+    }
+
+    /// Whether there is a snapshot to give.
+    pub(crate) fn gives(&self) -> bool {
+        self.given.is_some()
+    }
+
+    /// Whether one was asked for in vain since the last call.
+    pub(crate) fn snapshot_wanted(&mut self) -> bool {
+        self.snapshot_wanted.take()
+    }
+
+    /// Another log in place of this one. Its segments take their places later: until then only its end is asked for.
+    pub(crate) fn install(&mut self, manifest: &Manifest, recovered: &Recovered) {
+        self.prepared.clear();
+        self.start = LogStart { prev: manifest.first.before() };
+        self.runs.clone_from(&recovered.term_runs);
+        self.cache.clear();
+        self.cache_bytes = 0;
+        self.tail = manifest.tail;
+        self.restored_at = manifest.tail.index;
+        self.conf_state = conf_state(&manifest.membership);
+        self.given = None;
+    }
+
+    /// Index of the last snapshot that was installed.
+    pub(crate) fn restored_at(&self) -> u64 {
+        self.restored_at
     }
 
     /// Keeps a frame that the stamping made for the entry it is about to propose.
@@ -385,9 +435,23 @@ impl raft::Storage for GroupStorage {
         Ok(self.tail.index)
     }
 
-    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        // The log's start is held back for the slowest member (`GroupTuning::lag_hold_bytes`), so no member needs one; a member
-        // that claims to is not served.
-        Err(RaftError::Store(StorageError::SnapshotTemporarilyUnavailable))
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
+        match &self.given {
+            Some(snapshot) if is_for(snapshot, to, request_index.max(self.start.prev.index)) => Ok(snapshot.clone()),
+            _ => {
+                // Made beside; the next heartbeat of that member asks again.
+                self.snapshot_wanted.set(true);
+                Err(RaftError::Store(StorageError::SnapshotTemporarilyUnavailable))
+            }
+        }
     }
+}
+
+/// Whether a snapshot reaches this index, and was made when `to` was a member already: nobody takes a snapshot of a group that
+/// does not name it.
+fn is_for(snapshot: &Snapshot, to: u64, index: u64) -> bool {
+    let metadata = snapshot.get_metadata();
+    let members = metadata.get_conf_state();
+    let mut named = members.voters.iter().chain(&members.learners).chain(&members.voters_outgoing);
+    metadata.index >= index && named.any(|id| *id == to)
 }

@@ -6,7 +6,8 @@
 use ledgermq_dledger::log::frame::{Layout, blank_header, make_header};
 use ledgermq_dledger::log::index::SegmentIndex;
 use ledgermq_dledger::log::{Doubts, FirstFrame, GroupConstants, Header, Identity, Member, Meta, SparseIndex};
-use ledgermq_dledger::{FrameKind, FramePos, GroupId, LogPos};
+use ledgermq_dledger::snapshot::{Manifest, ManifestFile};
+use ledgermq_dledger::{FrameKind, FramePos, GroupId, LogPos, MemberInfo, Membership};
 use uuid::Uuid;
 
 const DOC: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/formats.md");
@@ -73,6 +74,7 @@ fn a_meta_slot_is_as_documented() {
         doubts: Doubts::from_bits(3),
         run: 12,
         generation: 3,
+        installing: false,
         ..Meta::new(identity, constants, members)
     };
     let slot = meta.encode(9);
@@ -93,4 +95,44 @@ fn an_index_file_is_as_documented() {
     let segment = index.segment(LogPos(0)).unwrap();
     assert_eq!(segment.encode(&LAYOUT), documented("idx"));
     assert_eq!(SegmentIndex::decode(&documented("idx"), LogPos(0), &LAYOUT).as_ref(), Some(&**segment));
+}
+
+#[test]
+fn a_manifest_is_as_documented() {
+    let [_, (tail, _)] = two_frames();
+    let info = |byte: u8, peer: &str, client: &str| MemberInfo {
+        replica: Uuid::from_bytes([byte; 16]),
+        peer: peer.to_owned(),
+        client: client.to_owned(),
+    };
+    let manifest = Manifest {
+        group: GroupId(Uuid::from_bytes([0x22; 16])),
+        constants: GroupConstants { segment_size: LAYOUT.segment_size, format: 1 },
+        first: FirstFrame::ORIGIN,
+        tail,
+        membership: Membership {
+            voters: vec![1],
+            learners: vec![3],
+            members: [(1, info(0x33, "p:1", "c:1")), (3, info(0x44, "", ""))].into(),
+            highest: 3,
+            ..Membership::default()
+        },
+        files: vec![ManifestFile { name: "kv/CURRENT".to_owned(), from: 0, size: 16, crc: 0x0102_0304 }],
+    };
+    assert_eq!(manifest.encode().to_vec(), documented("manifest"));
+    assert_eq!(Manifest::decode(&documented("manifest")), Ok(manifest.clone()));
+    // A name must not lead out of the folder.
+    for name in ["../meta", "/etc/passwd", "kv//x", ".", ""] {
+        let mut out = manifest.clone();
+        out.files[0].name = name.to_owned();
+        assert!(Manifest::decode(&out.encode()).is_err(), "{name}");
+    }
+    // Nor may any damage be taken for a manifest.
+    let bytes = documented("manifest");
+    for at in 0..bytes.len() {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 0x11;
+        assert!(Manifest::decode(&damaged).is_err(), "byte {at}");
+        assert!(Manifest::decode(&bytes[..at]).is_err(), "cut at {at}");
+    }
 }

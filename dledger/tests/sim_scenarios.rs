@@ -4,9 +4,9 @@
 
 use std::time::Duration;
 
-use ledgermq_dledger::group::Flush;
+use ledgermq_dledger::group::{Flush, MemberChange};
 use ledgermq_dledger::sim::queues::QueueHost;
-use ledgermq_dledger::sim::{self, Plan, SimConfig, Stats, Violation, World};
+use ledgermq_dledger::sim::{self, Death, Plan, SimConfig, Stats, Violation, World};
 
 /// Plays a scenario with several seeds; it must come to its point in so many of them.
 fn play(plan: &Plan, least: u32, script: impl Fn(&mut World<QueueHost>) -> Result<bool, Violation>) {
@@ -87,4 +87,128 @@ fn a_loss_of_all_page_caches_leaves_one_group() {
 fn a_group_in_doubt_waits_for_all_and_goes_on() {
     play(&Plan::calm(3, 3), 20, World::all_in_doubt);
     play(&Plan::calm(5, 5), 20, World::all_in_doubt);
+}
+
+/// A group in doubt would wait for a member that was removed and is gone, since one of the others has not heard of it.
+#[test]
+fn a_group_in_doubt_does_not_wait_for_who_was_removed() {
+    play(&Plan::calm(5, 5), 18, World::removed_before_doubt);
+}
+
+/// A group whose log is cut soon, whoever lags.
+fn cutting(birth: usize, nodes: usize) -> Plan {
+    let mut plan = Plan::calm(birth, nodes);
+    plan.segment_size = 16 << 10;
+    plan.retention = true;
+    plan.burst_max = 6;
+    plan.tuning.lag_hold_bytes = 8 << 10;
+    plan.tuning.lag_hold = Duration::from_millis(500);
+    plan.tuning.snapshot_patience = Duration::from_millis(800);
+    plan.tuning.snapshot_linger = Duration::from_millis(500);
+    plan
+}
+
+/// Cuts a follower off until the log begins behind it, and lets it come back. Returns leader and follower.
+fn left_behind(world: &mut World<QueueHost>) -> Result<(u64, u64), Violation> {
+    let leader = world.await_leader(Duration::from_secs(4))?;
+    world.run_for(Duration::from_millis(300))?;
+    let lost = leader % 3 + 1;
+    world.partition(&[lost]);
+    world.run_for(Duration::from_secs(5))?;
+    world.heal();
+    Ok((world.newest_leader().unwrap_or(leader), lost))
+}
+
+/// A follower behind the beginning of the log would stay there for ever.
+#[test]
+fn a_follower_behind_the_log_takes_a_snapshot_under_load() {
+    play(&cutting(3, 3), 18, |world| {
+        left_behind(world)?;
+        world.await_count("snapshot installed", 1, Duration::from_secs(5))
+    });
+}
+
+/// Half a snapshot would be taken for a whole one, or the old state be lost with it.
+#[test]
+fn a_taker_dies_at_any_moment_of_a_snapshot() {
+    for (n, death) in [Death::Killed, Death::PowerCut].into_iter().enumerate() {
+        for delay in [0, 300, 1_000, 2_000, 4_000, 8_000, 15_000, 30_000] {
+            let mut plan = cutting(3, 3);
+            plan.die_in_install(n as u32 * 2);
+            play(&plan, 18, |world| {
+                let (leader, taker) = left_behind(world)?;
+                if !world.await_count("pull begun", 1, Duration::from_secs(5))? {
+                    return Ok(false);
+                }
+                let Some((goal, _)) = world.indexes(leader) else { return Ok(false) };
+                world.run_for(Duration::from_micros(delay))?;
+                world.kill(taker, death)?;
+                // A start finishes what was switched to: such a snapshot is never counted as installed.
+                world.await_applied(taker, goal, Duration::from_secs(15))
+            });
+        }
+    }
+}
+
+/// A taker would wait for a giver that is gone, or mix the files of two.
+#[test]
+fn a_giver_dies_in_the_middle_of_a_pull() {
+    play(&cutting(3, 3), 15, |world| {
+        let (giver, _) = left_behind(world)?;
+        if !world.await_count("pull begun", 1, Duration::from_secs(5))? {
+            return Ok(false);
+        }
+        world.run_for(Duration::from_millis(3))?;
+        world.kill(giver, Death::PowerCut)?;
+        world.await_count("snapshot installed", 1, Duration::from_secs(10))
+    });
+}
+
+/// The leader would take a member for busy with a snapshot that it never got.
+#[test]
+fn a_snapshot_is_lost_on_its_way() {
+    play(&cutting(3, 3), 15, |world| {
+        let (_, taker) = left_behind(world)?;
+        if !world.await_count("pull begun", 1, Duration::from_secs(5))? {
+            return Ok(false);
+        }
+        world.partition(&[taker]);
+        world.run_for(Duration::from_secs(4))?;
+        world.heal();
+        world.await_count("snapshot installed", 1, Duration::from_secs(8))
+    });
+}
+
+/// An empty replica could not join a group whose log has been cut.
+#[test]
+fn an_empty_replica_joins_behind_the_beginning_of_the_log() {
+    play(&cutting(3, 4), 15, |world| {
+        let leader = world.await_leader(Duration::from_secs(4))?;
+        if !world.await_count("prefix removal", 3, Duration::from_secs(12))? {
+            return Ok(false);
+        }
+        let leader = world.newest_leader().unwrap_or(leader);
+        world.add_learner(leader, 4);
+        let there = world.await_count("snapshot installed", 1, Duration::from_secs(8))?;
+        world.run_for(Duration::from_millis(500))?;
+        if let Some(leader) = world.newest_leader() {
+            world.change_members(leader, &[MemberChange::Promote(4)]);
+        }
+        world.run_for(Duration::from_millis(500))?;
+        Ok(there)
+    });
+}
+
+/// A second snapshot would be installed over a first one that is not on the disk yet.
+#[test]
+fn a_second_snapshot_comes_before_the_first_is_persisted() {
+    play(&cutting(3, 3), 10, |world| {
+        let (_, taker) = left_behind(world)?;
+        if !world.await_count("snapshot stepped", 1, Duration::from_secs(6))? {
+            return Ok(false);
+        }
+        world.stall_disk(taker, Duration::from_secs(4));
+        world.run_for(Duration::from_secs(5))?;
+        world.await_count("snapshot installed", 1, Duration::from_secs(8))
+    });
 }

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ledgermq_dledger::fs::{File, Fs, OpenMode};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use thiserror::Error;
 
 use super::open_files::OpenFiles;
@@ -89,7 +89,8 @@ pub struct ConsumeQueues {
 
 struct Shared {
     fs: Arc<dyn Fs>,
-    dir: PathBuf,
+    /// Another one when a snapshot is taken over.
+    dir: RwLock<PathBuf>,
     /// Held while a file is opened, never while one is read or written.
     open: Mutex<OpenFiles>,
 }
@@ -98,7 +99,32 @@ impl ConsumeQueues {
     /// Those in `dir`, which is created when missing; at most `open_files_max` stay open.
     pub(super) fn open(fs: Arc<dyn Fs>, dir: PathBuf, open_files_max: usize) -> Result<Self, QueueError> {
         fs.create_dir_all(&dir).map_err(|error| failed("create the folder of", &dir, error))?;
-        Ok(ConsumeQueues { shared: Arc::new(Shared { fs, dir, open: Mutex::new(OpenFiles::new(open_files_max)) }) })
+        let open = Mutex::new(OpenFiles::new(open_files_max));
+        Ok(ConsumeQueues { shared: Arc::new(Shared { fs, dir: RwLock::new(dir), open }) })
+    }
+
+    /// The file system.
+    pub(super) fn fs(&self) -> Arc<dyn Fs> {
+        Arc::clone(&self.shared.fs)
+    }
+
+    /// Goes on with the files in another folder.
+    pub(super) fn move_to(&self, dir: PathBuf) {
+        // Nobody opens a file of the old folder after this.
+        let mut open = self.shared.open.lock();
+        *self.shared.dir.write() = dir;
+        open.close_all();
+    }
+
+    /// Gives the file of a queue a second name below `to`, and returns it: the first one may go, the bytes stay.
+    pub(super) fn link(&self, topic: &TopicKey, queue: u32, to: &Path) -> Result<String, QueueError> {
+        let name = format!("{}/{queue}", folder_name(topic));
+        let (from, to) = (self.shared.path(topic, queue), to.join(&name));
+        let folder = to.parent().expect("a queue's file lies in its topic's folder");
+        let fs = &self.shared.fs;
+        fs.create_dir_all(folder).map_err(|error| failed("create the folder of", &to, error))?;
+        fs.hard_link(&from, &to).map_err(|error| failed("link", &from, error))?;
+        Ok(name)
     }
 
     /// Units of the messages from offset `from` on: at most `max` and [`UNITS_PER_READ_MAX`], none behind its last applied
@@ -198,7 +224,7 @@ impl ConsumeQueues {
 
     /// Makes everything written so far durable, names included.
     pub(super) fn sync(&self) -> Result<(), QueueError> {
-        let dir = &self.shared.dir;
+        let dir = &self.shared.dir();
         self.shared.fs.sync_fs(dir).map_err(|error| failed("sync the folder of", dir, error))
     }
 
@@ -210,14 +236,14 @@ impl ConsumeQueues {
 
     /// Removes the folders of topics that are not among `topics`: left by a crash between a deletion and its end.
     pub(super) fn remove_all_but<'a>(&self, topics: impl Iterator<Item = &'a TopicKey>) -> Result<(), QueueError> {
-        let dir = &self.shared.dir;
+        let dir = &self.shared.dir();
         let known: std::collections::HashSet<String> = topics.map(folder_name).collect();
         let found = self.shared.fs.list(dir).map_err(|error| failed("list the folder of", dir, error))?;
         found.iter().filter(|name| !known.contains(*name)).try_for_each(|name| self.remove_folder(name))
     }
 
     fn remove_folder(&self, name: &str) -> Result<(), QueueError> {
-        let folder = self.shared.dir.join(name);
+        let folder = self.shared.dir().join(name);
         let there = self.shared.fs.try_exists(&folder).map_err(|error| failed("look for", &folder, error))?;
         if !there {
             return Ok(());
@@ -246,8 +272,12 @@ impl ConsumeQueues {
 }
 
 impl Shared {
+    fn dir(&self) -> PathBuf {
+        self.dir.read().clone()
+    }
+
     fn path(&self, topic: &TopicKey, queue: u32) -> PathBuf {
-        self.dir.join(folder_name(topic)).join(queue.to_string())
+        self.dir().join(folder_name(topic)).join(queue.to_string())
     }
 
     fn open_file(&self, path: &Path, create: bool) -> Result<Option<Arc<dyn File>>, QueueError> {

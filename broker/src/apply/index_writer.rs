@@ -141,6 +141,13 @@ impl IndexWriter {
         }
     }
 
+    /// Goes on where `fresh` stands; whoever searches here searches there from now on. Waits for a run that is being written.
+    pub(super) fn take_over(&mut self, mut fresh: IndexWriter) {
+        self.index.take_over(&fresh.index);
+        fresh.index = self.index.clone();
+        *self = fresh;
+    }
+
     pub(super) fn reader(&self) -> &KeyIndex {
         &self.index
     }
@@ -205,7 +212,7 @@ impl IndexWriter {
 
     /// Removes the rows of runs that begin before `first`: whatever a crash falls back to does not name them any more.
     pub(super) fn drop_rows_before(&self, first: u64) -> Result<(), KvError> {
-        self.index.shared.kv.drop_ingested(Family::Index, &first.to_be_bytes())
+        self.index.shared.kv().drop_ingested(Family::Index, &first.to_be_bytes())
     }
 
     /// Counts keys that nobody can ask for any more: their topic is gone.
@@ -244,7 +251,7 @@ impl IndexWriter {
             entries.extend_from_slice(&self.fresh[from..fresh]);
             from = fresh;
             let entries = Arc::new(entries);
-            let kv = Arc::clone(&self.index.shared.kv);
+            let kv = self.index.shared.kv();
             let job = Job::start(kv, start, Arc::clone(&entries), self.background)?;
             self.writing = Some(Writing { start, synced, entries, job });
         }

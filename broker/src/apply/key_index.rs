@@ -62,8 +62,15 @@ pub struct KeyIndex {
 }
 
 pub(super) struct Shared {
-    pub(super) kv: Arc<dyn Kv>,
+    /// Another one when a snapshot is taken over.
+    kv: RwLock<Arc<dyn Kv>>,
     pub(super) state: RwLock<State>,
+}
+
+impl Shared {
+    pub(super) fn kv(&self) -> Arc<dyn Kv> {
+        Arc::clone(&self.kv.read())
+    }
 }
 
 /// What a search goes through.
@@ -80,7 +87,14 @@ pub(super) struct State {
 impl KeyIndex {
     pub(super) fn new(kv: Arc<dyn Kv>, runs: Vec<Run>) -> Self {
         let state = RwLock::new(State { runs, ..State::default() });
-        KeyIndex { shared: Arc::new(Shared { kv, state }) }
+        KeyIndex { shared: Arc::new(Shared { kv: RwLock::new(kv), state }) }
+    }
+
+    /// Searches go through what `other` has from now on, which is empty afterwards.
+    pub(super) fn take_over(&self, other: &KeyIndex) {
+        let mut state = self.shared.state.write();
+        *self.shared.kv.write() = other.shared.kv();
+        *state = std::mem::take(&mut *other.shared.state.write());
     }
 
     /// Shows `visit` the physical offsets of messages of `topic` with `key`, or with another key of the same hash, that were
@@ -126,7 +140,7 @@ impl KeyIndex {
     fn search_run(&self, run: &Run, hash: u64, stored_ms: &RangeInclusive<u64>) -> Result<Vec<u64>, KvError> {
         let mut found = Vec::new();
         let from = Entry { hash, store_ms: *stored_ms.start(), physical_offset: 0 }.row(run.start);
-        self.shared.kv.scan(Family::Index, &from, &mut |row, _| {
+        self.shared.kv().scan(Family::Index, &from, &mut |row, _| {
             // Rows of a run and hash are ordered by time, which is the order of the log.
             let entry = row.starts_with(&from[..16]).then(|| Entry::from_row(row)).flatten();
             match entry.filter(|entry| stored_ms.contains(&entry.store_ms)) {

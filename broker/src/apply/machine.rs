@@ -1,10 +1,12 @@
 //! [`BrokerMachine`]: the broker's half of [`StateMachine`].
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ledgermq_dledger::plant::{self, Bug};
-use ledgermq_dledger::{AppliedState, ApplyError, Frame, FrameKind, FramePos, LogPos, Membership, StateMachine};
+use ledgermq_dledger::{
+    AppliedState, ApplyError, CheckpointFile, Frame, FrameKind, FramePos, LogPos, Membership, StateMachine,
+};
 use ledgermq_protocol::message::properties::{self, name};
 use ledgermq_protocol::message::record::RecordRef;
 use ledgermq_protocol::message::tags::tags_code;
@@ -16,6 +18,7 @@ use super::key_index::KeyIndex;
 use super::live::{Live, UNTOUCHED};
 use super::recovery::replay_from;
 use super::round::{ApplyObserver, QueueAdvance, Round};
+use super::snapshot::Reopen;
 use crate::command::Command;
 use crate::store::rows::{self, AppliedRow, KeepRow, MembershipRow, TopicRow};
 use crate::store::{Family, Kv, KvError, WriteBatch};
@@ -85,6 +88,7 @@ pub struct BrokerMachine {
     pub(super) flush_bytes: u64,
     pub(super) batch: WriteBatch,
     pub(super) observer: Option<Box<dyn ApplyObserver>>,
+    pub(super) reopen: Option<Reopen>,
 }
 
 impl BrokerMachine {
@@ -377,6 +381,15 @@ impl StateMachine for BrokerMachine {
 
     fn digest(&self) -> Result<u64, ApplyError> {
         super::digest::digest(self).map_err(|error| queue_failed(self.applied.at.index, &error))
+    }
+
+    fn checkpoint(&mut self, dir: &Path) -> Result<Option<Vec<CheckpointFile>>, ApplyError> {
+        self.flush()?;
+        self.make_checkpoint(dir).map(Some)
+    }
+
+    fn restore(&mut self, dir: &Path) -> Result<(), ApplyError> {
+        self.take_over(dir)
     }
 }
 

@@ -17,6 +17,7 @@ mod open_files;
 mod recovery;
 mod retention;
 mod round;
+mod snapshot;
 
 #[cfg(test)]
 pub(crate) mod harness;
@@ -28,3 +29,4 @@ pub use key_index::KeyIndex;
 pub use machine::{BrokerMachine, MachineConfig};
 pub use recovery::OpenError;
 pub use round::{ApplyObserver, QueueAdvance, Round};
+pub use snapshot::Reopen;

@@ -49,6 +49,10 @@ impl OpenFiles {
         self.files.retain(|(of, _), _| of != topic);
     }
 
+    pub(super) fn close_all(&mut self) {
+        self.files.clear();
+    }
+
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.files.len()

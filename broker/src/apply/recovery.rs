@@ -96,6 +96,7 @@ impl BrokerMachine {
             flush_bytes,
             batch: WriteBatch::default(),
             observer: None,
+            reopen: None,
         };
         machine.released = machine.released_at_start().0;
         machine

@@ -52,7 +52,7 @@ impl Readiness for Health {
 
 /// Figures of each group in the text format of Prometheus.
 fn metrics(replicas: &[Arc<Replica>]) -> String {
-    let gauges: [Figure; 12] = [
+    let gauges: [Figure; 13] = [
         ("ledgermq_leads", "1 when this replica leads and serves, else 0", |replica| u64::from(replica.serves())),
         (
             "ledgermq_abstains",
@@ -75,6 +75,12 @@ fn metrics(replicas: &[Arc<Replica>]) -> String {
         ("ledgermq_applied_index", "applied Raft index", |replica| replica.tables().applied_index()),
         ("ledgermq_log_end_bytes", "position behind the last applied frame", |replica| {
             replica.tables().applied().end().0
+        }),
+        ("ledgermq_snapshot_bytes", "bytes of the snapshot that is being pulled; 0 when none is", |replica| {
+            replica.handle.snapshots().total
+        }),
+        ("ledgermq_snapshot_missing_bytes", "bytes of it that are still missing", |replica| {
+            replica.handle.snapshots().missing
         }),
         ("ledgermq_parked_pulls", "pulls that wait for a message", |replica| replica.pulls.len() as u64),
         ("ledgermq_buffered_offsets", "one-way offset commits that are not proposed yet", |replica| {
@@ -100,6 +106,12 @@ fn metrics(replicas: &[Arc<Replica>]) -> String {
         ("ledgermq_log_frame_bytes_total", "bytes of these frames", |replica| replica.handle.log_costs().frame_bytes),
         ("ledgermq_log_syncs_total", "fdatasync calls on segments of the log", |replica| {
             replica.handle.log_costs().syncs
+        }),
+        ("ledgermq_snapshots_total", "snapshots of other replicas that have come since the start", |replica| {
+            replica.handle.snapshots().taken
+        }),
+        ("ledgermq_snapshot_pulled_bytes_total", "bytes of snapshots pulled from other replicas", |replica| {
+            replica.handle.snapshots().bytes
         }),
         ("ledgermq_log_meta_syncs_total", "fdatasync calls on the meta file of the log", |replica| {
             replica.handle.log_costs().meta_syncs

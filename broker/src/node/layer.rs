@@ -4,6 +4,7 @@
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ledgermq_dledger::fs::{Fs, OsFs};
 use ledgermq_dledger::group::{Flush, GroupTuning};
@@ -21,7 +22,7 @@ use crate::consumer::wake::{Waker, Woken};
 use crate::handler::pull::ParkedPull;
 use crate::server::ticket::{Answers, Ticket};
 use crate::stamp::BrokerStamper;
-use crate::store::{RocksBudget, RocksKv};
+use crate::store::{Kv, RocksBudget, RocksKv};
 use crate::tables::Tables;
 
 /// Queues of the template for automatically created topics: RocketMQ's own number.
@@ -81,6 +82,8 @@ pub(super) fn set_up(config: &BrokerConfig, group: &GroupConfig, budget: &RocksB
                 FlushMode::Async => Flush::Async,
             },
             first_campaign_ticks: (group.preferred_leader == Some(group.raft_id)).then_some(PREFERRED_CAMPAIGN_TICKS),
+            lag_hold_bytes: config.lag_hold_bytes,
+            lag_hold: Duration::from_millis(config.lag_hold_ms),
             ..GroupTuning::default()
         },
         completions: Box::new(Answers::default()),
@@ -114,6 +117,11 @@ impl Layer {
         let machine_config = MachineConfig::new(generation.join("cq"));
         let mut machine = BrokerMachine::open(fs, Arc::new(kv), &machine_config).map_err(|error| error.to_string())?;
         machine.observe(Box::new(self.waker.clone()));
+        let budget = self.budget.clone();
+        machine.reopen_with(Box::new(move |dir| {
+            let kv = RocksKv::open(&dir.join("kv"), &budget)?;
+            Ok((Arc::new(kv) as Arc<dyn Kv>, MachineConfig::new(dir.join("cq"))))
+        }));
         let genesis = genesis(&self.config, &self.group, meta);
         let payload_max = meta.constants.layout().max_payload_len();
         let stamper = BrokerStamper::new(machine.tables(), genesis, payload_max).with_log(log.clone());

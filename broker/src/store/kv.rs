@@ -1,7 +1,9 @@
 //! The key-value trait.
 
 use std::ops::{ControlFlow, Range};
+use std::path::Path;
 
+use ledgermq_dledger::fs::Fs;
 use thiserror::Error;
 
 /// A family of keys with an order of its own.
@@ -152,6 +154,13 @@ pub trait Kv: Send + Sync + 'static {
     /// # Errors
     /// [`KvError`]; the store must not be used any more.
     fn flush(&self) -> Result<(), KvError>;
+
+    /// Copies the store as it is into the folder `dir`, which does not exist yet but its parent does: names and sizes of the files
+    /// in it. The copy stays as it is, and can be opened like any store.
+    ///
+    /// # Errors
+    /// [`KvError`]; the folder may be there in part.
+    fn checkpoint(&self, fs: &dyn Fs, dir: &Path) -> Result<Vec<(String, u64)>, KvError>;
 }
 
 /// Visits all keys that start with `prefix`, ascending, until the visitor breaks.

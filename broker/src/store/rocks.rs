@@ -6,6 +6,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use ledgermq_dledger::fs::Fs;
+use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, Direction, FlushOptions,
     IngestExternalFileOptions, IteratorMode, Options, SstFileWriter, WriteBufferManager, WriteOptions,
@@ -170,6 +172,19 @@ impl Kv for RocksKv {
         self.db
             .delete_file_in_range_cf(self.family(family), &b""[..], end)
             .map_err(|error| self.failed(Some(family), &error))
+    }
+
+    fn checkpoint(&self, _fs: &dyn Fs, dir: &Path) -> Result<Vec<(String, u64)>, KvError> {
+        let checkpoint = Checkpoint::new(&self.db).map_err(|error| self.failed(None, &error))?;
+        checkpoint.create_checkpoint(dir).map_err(|error| self.failed(None, &error))?;
+        let failed = |error: std::io::Error| KvError { place: dir.display().to_string(), reason: error.to_string() };
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(dir).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            files.push((entry.file_name().to_string_lossy().into_owned(), entry.metadata().map_err(failed)?.len()));
+        }
+        files.sort_unstable();
+        Ok(files)
     }
 
     fn flush(&self) -> Result<(), KvError> {

@@ -225,6 +225,21 @@ impl Tables {
         self.applied_index.store(at.frame.index, Ordering::Release);
     }
 
+    /// Takes everything that `other` holds over, a snapshot's state, which is empty afterwards.
+    pub(crate) fn take_over(&self, other: &Tables) {
+        *self.topics.write() = std::mem::take(&mut *other.topics.write());
+        *self.groups.write() = std::mem::take(&mut *other.groups.write());
+        *self.offsets.write() = std::mem::take(&mut *other.offsets.write());
+        *self.locks.write() = std::mem::take(&mut *other.locks.write());
+        *self.genesis.write() = other.genesis.write().take();
+        *self.kept.write() = other.kept();
+        self.topics_version.store(other.topics_version(), Ordering::Release);
+        self.groups_version.store(other.groups_version(), Ordering::Release);
+        self.last_store_ms.store(other.last_store_ms(), Ordering::Release);
+        *self.applied.write() = other.applied();
+        self.applied_index.store(other.applied_index(), Ordering::Release);
+    }
+
     /// Visits the committed offsets, for apply and the digest.
     pub(crate) fn with_offsets<R>(&self, visit: impl FnOnce(&Offsets) -> R) -> R {
         visit(&self.offsets.read())

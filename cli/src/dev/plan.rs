@@ -268,6 +268,8 @@ impl Plan {
             retention_ms: RETENTION_MS,
             retention_bytes: 0,
             retention_forced: true,
+            lag_hold_bytes: LAG_HOLD_BYTES,
+            lag_hold_ms: LAG_HOLD_MS,
             drain_linger_ms: DRAIN_LINGER_MS,
             insecure: self.hosts.exposed(),
             limits: Limits::default(),
@@ -310,6 +312,10 @@ impl Plan {
         SocketAddr::new(host, self.base_port + NODE_SPAN * u16::try_from(node).expect("at most 9 nodes") + slot)
     }
 }
+
+/// Lag of a member above which old messages are not kept for it: the broker's defaults.
+const LAG_HOLD_BYTES: u64 = 20 << 30;
+const LAG_HOLD_MS: u64 = 3_600_000;
 
 /// As production has it.
 const RETENTION_MS: u64 = 72 * 3_600_000;

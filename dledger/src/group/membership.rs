@@ -10,9 +10,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use protobuf::Message as _;
-use raft::eraftpb::{
-    ConfChange, ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState, Entry,
-};
+use raft::eraftpb::{ConfChange, ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, Entry};
 
 use raft::{GetEntriesContext, StateRole, Storage as _};
 
@@ -125,20 +123,8 @@ pub enum ChangeError {
     Stopping,
 }
 
-/// The raft-rs form of a membership.
-pub(super) fn conf_state(membership: &Membership) -> ConfState {
-    ConfState {
-        voters: membership.voters.clone(),
-        learners: membership.learners.clone(),
-        voters_outgoing: membership.voters_outgoing.clone(),
-        learners_next: membership.learners_next.clone(),
-        auto_leave: membership.auto_leave,
-        ..ConfState::default()
-    }
-}
-
 /// The membership under which the log of a group begins. Addresses come with the first change.
-pub(super) fn at_birth(members: &[Member]) -> Membership {
+pub(crate) fn at_birth(members: &[Member]) -> Membership {
     let info = |replica| MemberInfo { replica, ..MemberInfo::default() };
     let mut voters: Vec<RaftId> = members.iter().map(|member| member.raft_id).collect();
     voters.sort_unstable();
@@ -354,7 +340,7 @@ impl<S: Stamper> GroupCore<S> {
             ));
         }
         if !frames.is_empty() {
-            out.applies.push(ApplyTask { frames });
+            out.applies.push(ApplyTask { frames, restore: None });
         }
         Ok(())
     }

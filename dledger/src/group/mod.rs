@@ -23,6 +23,7 @@ mod reads;
 mod ready;
 mod repair;
 mod report;
+mod snapshot;
 mod stamping;
 mod status;
 mod tuning;
@@ -43,15 +44,18 @@ use crate::log::scrub::Run;
 use crate::log::view::LogView;
 use crate::plant::{self, Bug};
 use crate::seam::{AppliedState, MemberInfo, Membership, Outcome, Proposal, Stamper};
+use crate::snapshot::conf_state;
 use crate::storage::{GroupStorage, LogStart, StorageFailure};
 use crate::transport::codec::PeerMessage;
 use crate::types::{FramePos, GroupId, LogPos, RaftId};
 
 pub use members::{ADDRESS_MAX, MEMBERS_MAX};
+pub(crate) use membership::at_birth;
 pub use membership::{ChangeError, MemberChange, PROMOTE_LAG_MAX};
 pub use outputs::{ApplyTask, Clock, GroupError, Outputs, ReadTicket, WriteTask};
 pub(crate) use repair::CARRIER as FETCH_CARRIER;
 pub(crate) use report::CARRIER as REPORT_CARRIER;
+pub use snapshot::{CheckpointOrder, PullOrder};
 pub use tuning::{Flush, GroupTuning};
 
 /// raft-rs draws its election time-outs from a generator that cannot be seeded. It is given one that never runs out,
@@ -147,6 +151,7 @@ pub struct GroupCore<S: Stamper> {
     health: health::Health,
     doubt: doubt::Doubt,
     repairs: repair::Repairs,
+    snapshots: snapshot::Snapshots,
 
     prefix: prefix::Prefix,
     meta: Meta,
@@ -233,7 +238,7 @@ impl<S: Stamper> GroupCore<S> {
         let storage = GroupStorage::new(
             layout,
             hard_state,
-            membership::conf_state(&membership),
+            conf_state(&membership),
             start_mark,
             term_runs,
             tail,
@@ -293,6 +298,7 @@ impl<S: Stamper> GroupCore<S> {
             prefix: prefix::Prefix::default(),
             doubt: doubt::Doubt::default(),
             repairs: repair::Repairs::default(),
+            snapshots: snapshot::Snapshots::default(),
             meta,
             hint_written: clock.mono,
             hinted: (tail.index, commit),
@@ -354,6 +360,7 @@ impl<S: Stamper> GroupCore<S> {
         self.note_spared();
         self.doubt_tick();
         self.repair_tick();
+        self.watch_snapshots();
         let may_campaign = self.may_campaign();
         let raft = &mut self.raft.raft;
         if raft.state != StateRole::Leader && raft.election_elapsed >= self.campaign_after && may_campaign {
@@ -451,6 +458,7 @@ impl<S: Stamper> GroupCore<S> {
                 return;
             }
             _ if doubt::vote_asked(&raft).is_some_and(|last| !self.may_vote_for(last)) => return,
+            MessageType::MsgSnapshot => return self.hold_snapshot(raft),
             _ => {}
         }
         if let Err(error) = self.raft.step(raft) {
@@ -484,6 +492,7 @@ impl<S: Stamper> GroupCore<S> {
     pub fn unreachable(&mut self, peer: RaftId) {
         self.heard.remove(&peer);
         self.raft.report_unreachable(peer);
+        self.snapshot_unreachable(peer);
     }
 
     /// Nobody listens any more where this peer did: its process has ended. If it led, this follower need not wait for
@@ -541,6 +550,7 @@ impl<S: Stamper> GroupCore<S> {
         assert!(at.index >= self.applied.index, "apply went back from {:?} to {at:?}", self.applied);
         self.applied = at;
         self.raft.advance_apply_to(at.index);
+        self.snapshot_applied(&at);
     }
 
     /// Whether something here goes on only when apply does: a leadership that begins, reads, a membership change, or a lag
@@ -552,6 +562,7 @@ impl<S: Stamper> GroupCore<S> {
             || !self.conf_indexes.is_empty()
             || !self.membership.voters_outgoing.is_empty()
             || self.raft.raft.has_pending_conf()
+            || self.snapshots.waits()
             || self.apply_lag_bytes() > self.tuning.apply_lag_bytes_max
     }
 
@@ -601,6 +612,7 @@ impl<S: Stamper> GroupCore<S> {
         self.carry_repairs(out);
         self.write_hints(out);
         self.remove_prefix(out);
+        self.order_snapshots(out);
         self.publish_role(out);
         self.forget_expected();
         let (durable, applied) = (self.durable.index, self.applied.index);

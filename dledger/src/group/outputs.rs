@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::snapshot::{CheckpointOrder, PullOrder};
+use crate::apply::Restore;
 use crate::handle::{ReadError, RoleView};
 use crate::log::meta::FirstFrame;
 use crate::log::writer::WriteJob;
@@ -34,6 +36,8 @@ pub struct WriteTask {
 pub struct ApplyTask {
     /// The frames, each with the membership that it establishes, if it does.
     pub frames: Vec<(Frame, Option<Membership>)>,
+    /// A snapshot's state that takes the place of the old one first. Such a task has no frames.
+    pub restore: Option<Box<Restore>>,
 }
 
 /// Who waits for a read barrier. Opaque here.
@@ -58,6 +62,12 @@ pub struct Outputs<S: Stamper> {
     pub remove_before: Option<FirstFrame>,
     /// The membership, when an applied entry changed it.
     pub membership: Option<Membership>,
+    /// A checkpoint is to be made or dropped, by the apply thread.
+    pub checkpoint: Option<CheckpointOrder>,
+    /// A snapshot is to be pulled.
+    pub pull: Option<PullOrder>,
+    /// The pull that is under way is not needed any more.
+    pub cancel_pull: bool,
 }
 
 impl<S: Stamper> Default for Outputs<S> {
@@ -71,6 +81,9 @@ impl<S: Stamper> Default for Outputs<S> {
             role: None,
             remove_before: None,
             membership: None,
+            checkpoint: None,
+            pull: None,
+            cancel_pull: false,
         }
     }
 }

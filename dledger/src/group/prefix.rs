@@ -87,7 +87,7 @@ impl<S: Stamper> GroupCore<S> {
     pub(super) fn remove_prefix(&mut self, out: &mut Outputs<S>) {
         let layout = self.raft.store().layout();
         let base = layout.base_of(self.prefix.keep_from);
-        if base <= layout.base_of(self.raft.store().start().pos) {
+        if base <= layout.base_of(self.raft.store().start().pos) || self.snapshot_holds_prefix() {
             return;
         }
         // Behind the last segment with a frame there is nothing to begin with.

@@ -45,10 +45,12 @@ impl<S: Stamper> GroupCore<S> {
         let messages = ready.take_messages();
         let persisted_messages = ready.take_persisted_messages();
         let committed = ready.take_committed_entries();
+        let snapshot = (!ready.snapshot().is_empty()).then(|| ready.snapshot().clone());
         ready.take_read_states().into_iter().for_each(|state| self.read_confirmed(state));
 
         let conf_indexes: Vec<u64> =
             entries.iter().filter(|entry| entry::is_conf_change(entry)).map(|entry| entry.index).collect();
+        let install = snapshot.map(|snapshot| self.take_snapshot(number, &snapshot));
         let appended = self.raft.mut_store().append(entries).map_err(|failure| self.placement(failure))?;
         if let Some(keep) = appended.truncate_to {
             self.conf_indexes.split_off(&(keep.index + 1));
@@ -63,12 +65,13 @@ impl<S: Stamper> GroupCore<S> {
             (self.meta.term, self.meta.vote) = (state.term, state.vote);
             changed
         });
+        let replaces = install.as_ref().map(|(_, keep)| *keep).or(appended.truncate_to);
         let commit = self.raft.raft.raft_log.committed;
         let passes_conf = self.conf_commit_durable < commit
             && self.conf_indexes.range(self.conf_commit_durable + 1..=commit).next().is_some();
         // The meta part of a job is on disk before its cut: a crash between the two must not find the old suffix under a
         // commit index of the new one.
-        if let Some(keep) = appended.truncate_to.filter(|keep| keep.index < self.durable.index) {
+        if let Some(keep) = replaces.filter(|keep| keep.index < self.durable.index) {
             self.durable = keep;
         }
         let mut meta = (voted || passes_conf || appended.truncate_to.is_some())
@@ -86,7 +89,7 @@ impl<S: Stamper> GroupCore<S> {
             settled: true,
             after: Vec::new(),
             commit: passes_conf.then_some(commit),
-            truncate_to: appended.truncate_to,
+            truncate_to: replaces,
             bytes: 0,
         };
         // A leadership that ended since its messages were made: the entries of its appends may have been replaced above.
@@ -94,6 +97,7 @@ impl<S: Stamper> GroupCore<S> {
         let persisted_messages =
             persisted_messages.into_iter().filter(|it| leads || it.get_msg_type() != MessageType::MsgAppend);
         self.note_commit_told(&messages);
+        self.note_snapshots_sent(&messages);
         for message in messages {
             let message = self.peer_message(message)?;
             if held_back { unsettled.after.push(message) } else { out.messages.push(message) }
@@ -103,13 +107,14 @@ impl<S: Stamper> GroupCore<S> {
             let message = self.peer_message(message)?;
             if at_once { out.messages.push(message) } else { unsettled.after.push(message) }
         }
-        if meta.is_some() || !appended.frames.is_empty() {
+        if meta.is_some() || install.is_some() || !appended.frames.is_empty() {
             unsettled.settled = false;
             unsettled.bytes = appended.frames.iter().map(|frame| u64::from(frame.at.len)).sum();
             self.unwritten_bytes += unsettled.bytes;
             let tail = self.raft.store().tail();
-            let job =
-                WriteJob { truncate_to: appended.truncate_to, frames: appended.frames, meta, ..WriteJob::default() };
+            let install = install.map(|(staged, _)| staged);
+            let frames = appended.frames;
+            let job = WriteJob { truncate_to: appended.truncate_to, frames, meta, install, ..WriteJob::default() };
             // What comes back with the first of two jobs is only that everything before this Ready is durable.
             let first = if meta_behind_cut.is_some() { number - 1 } else { number };
             self.held.push_back(WriteTask { number: first, job, tail });
@@ -140,7 +145,8 @@ impl<S: Stamper> GroupCore<S> {
     /// removes the ABA class of asynchronous persistence for a rare event.
     fn release_held(&mut self, out: &mut Outputs<S>) {
         while let Some(task) = self.held.front() {
-            if task.job.truncate_to.is_some() && !self.in_flight.is_empty() {
+            let replaces = task.job.truncate_to.is_some() || task.job.install.is_some();
+            if replaces && !self.in_flight.is_empty() {
                 return;
             }
             let task = self.held.pop_front().expect("just seen");
@@ -174,6 +180,8 @@ impl<S: Stamper> GroupCore<S> {
             self.reported_number = self.persisted_number;
             self.raft.on_persist_ready(self.persisted_number);
         }
+        // Not before raft-rs knows: it would not believe that so much is applied.
+        self.snapshot_installed(self.reported_number, out);
         self.release_held(out);
         last.is_some()
     }

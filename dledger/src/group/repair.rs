@@ -112,6 +112,11 @@ impl<S: Stamper> GroupCore<S> {
         });
     }
 
+    /// Another log, verified frame by frame, takes the place of this one.
+    pub(super) fn damage_gone(&mut self) {
+        (self.repairs.open, self.repairs.jobs) = (BTreeMap::new(), Vec::new());
+    }
+
     /// One tick: asks, asks another one, or looks at what was written.
     pub(super) fn repair_tick(&mut self) {
         if self.repairs.open.is_empty() {

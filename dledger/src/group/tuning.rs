@@ -70,6 +70,10 @@ pub struct GroupTuning {
     pub lag_hold_bytes: u64,
     /// The same in time.
     pub lag_hold: Duration,
+    /// A member that reads nothing of a snapshot that was sent to it for this long gets it sent once more.
+    pub snapshot_patience: Duration,
+    /// A checkpoint that no member has needed for this long is dropped; no second one is made sooner after the first.
+    pub snapshot_linger: Duration,
     /// Proposals that may wait for their turn here.
     pub queue_max: usize,
     /// Bytes of them, by their size hints; one larger proposal may wait alone.
@@ -102,9 +106,10 @@ impl Default for GroupTuning {
             transfer_drain: Duration::from_millis(100),
             disk_hang: Duration::from_secs(2),
             clock_off_max: Duration::from_secs(2),
-            // Without limit while there are no snapshots: a member that is cut off could not come back.
-            lag_hold_bytes: u64::MAX,
-            lag_hold: Duration::MAX,
+            lag_hold_bytes: 20 << 30,
+            lag_hold: Duration::from_secs(3_600),
+            snapshot_patience: Duration::from_secs(10),
+            snapshot_linger: Duration::from_secs(30),
             queue_max: 65_536,
             queue_bytes_max: 64 << 20,
         }

@@ -43,6 +43,7 @@ const _: () = assert!(MEMBERS_AT + MEMBER_LEN * BIRTH_MEMBERS_MAX <= SLOT_LEN);
 const FLAG_CLEAN: u8 = 1;
 const FLAG_ASYNC: u8 = 2;
 const FLAG_JOINING: u8 = 8;
+const FLAG_INSTALLING: u8 = 128;
 
 /// Offset of the number of the run.
 const RUN_AT: usize = MEMBERS_AT + MEMBER_LEN * BIRTH_MEMBERS_MAX;
@@ -131,7 +132,7 @@ pub struct Meta {
     pub commit_hint: u64,
     /// Last frame known to be on disk; recovery scans from here. Owned by the writer: what others put here is ignored.
     pub durable: FramePos,
-    /// Where the log begins.
+    /// Where the log begins. Owned by the writer.
     pub first: FirstFrame,
     /// Frames of a truncated suffix may still lie between the end of the log and this position: they prove nothing in
     /// recovery. Zero when there are none. Owned by the writer.
@@ -144,6 +145,9 @@ pub struct Meta {
     pub generation: u64,
     /// Made for a group that was there already: no vote before a configuration that it has applied names it.
     pub joining: bool,
+    /// The snapshot that `first`, `durable` and `generation` name is decided for, but its files may still lie in `snap/take`: a
+    /// start brings them to their places. Owned by the writer.
+    pub installing: bool,
 }
 
 impl Meta {
@@ -166,6 +170,7 @@ impl Meta {
             run: 0,
             generation: 0,
             joining: false,
+            installing: false,
         }
     }
 
@@ -197,7 +202,8 @@ impl Meta {
             84,
             &[flag(self.clean_shutdown, FLAG_CLEAN)
                 | flag(self.async_flush, FLAG_ASYNC)
-                | flag(self.joining, FLAG_JOINING)],
+                | flag(self.joining, FLAG_JOINING)
+                | flag(self.installing, FLAG_INSTALLING)],
         );
         put(88, self.boot_id.as_bytes());
         put(104, &self.term.to_le_bytes());
@@ -270,13 +276,14 @@ impl Meta {
             run: u64_at(RUN_AT),
             generation: u64_at(208),
             joining: flags & FLAG_JOINING != 0,
+            installing: flags & FLAG_INSTALLING != 0,
         };
         Some((u64_at(8), meta))
     }
 }
 
 /// A [`FramePos`] in 32 bytes: index, term, pos, len, chain. Also the record of an `.idx` file.
-pub(super) fn encode_frame_pos(at: &FramePos) -> [u8; 32] {
+pub(crate) fn encode_frame_pos(at: &FramePos) -> [u8; 32] {
     let mut out = [0u8; 32];
     out[0..8].copy_from_slice(&at.index.to_le_bytes());
     out[8..16].copy_from_slice(&at.term.to_le_bytes());
@@ -291,7 +298,7 @@ pub(super) fn encode_frame_pos(at: &FramePos) -> [u8; 32] {
 const COUNTER_END: u64 = 1 << 62;
 
 /// Reads what [`encode_frame_pos`] wrote; `None` when the bytes are too few or a counter is beyond all measure.
-pub(super) fn decode_frame_pos(bytes: &[u8]) -> Option<FramePos> {
+pub(crate) fn decode_frame_pos(bytes: &[u8]) -> Option<FramePos> {
     let bytes: &[u8; 32] = bytes.first_chunk()?;
     let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
     let u32_at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));

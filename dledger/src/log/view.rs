@@ -208,6 +208,21 @@ impl LogView {
         inner.segments = inner.segments.split_off(&first.pos);
     }
 
+    /// Another log in place of this one: a snapshot was installed. What was read before stays valid.
+    pub(super) fn replace(
+        &self,
+        first: FirstFrame,
+        segments: BTreeMap<LogPos, Arc<Segment>>,
+        index: SparseIndex,
+        published: LogPos,
+    ) {
+        let mut inner = self.shared.inner.write();
+        *inner = Inner { first, segments, index };
+        // What was found out about the old segments says nothing about these.
+        *self.shared.checked.lock() = Checked::default();
+        self.shared.published.store(published.0, Ordering::Release);
+    }
+
     /// The index file's content for a full segment.
     pub(super) fn encode_idx(&self, base: LogPos) -> Option<Vec<u8>> {
         self.shared.inner.read().index.segment(base).map(|segment| segment.encode(&self.shared.layout))

@@ -4,6 +4,7 @@
 //! `fdatasync` per touched segment (R2). Several [`LogWriter::write`]s may share one [`LogWriter::sync`]. After any
 //! error it refuses all further work: nothing is retried, the process must end.
 
+mod install;
 mod job;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -161,6 +162,9 @@ impl LogWriter {
             if let Some(cut) = &job.truncate_to {
                 writer.truncate(cut)?;
             }
+            if let Some(staged) = &job.install {
+                writer.install(staged)?;
+            }
             writer.append(&job.frames)?;
             writer.rewrite(&job.rewrite, job.reblank)
         })
@@ -263,8 +267,9 @@ impl LogWriter {
     fn store(&mut self, mut meta: Meta, both_slots: bool) -> io::Result<()> {
         meta.durable = self.durable;
         meta.stale_until = self.stale_until;
-        // A job may have been made before the one that moved it.
-        meta.first = self.meta.first;
+        // A job may have been made before the one that moved them.
+        (meta.first, meta.installing) = (self.meta.first, self.meta.installing);
+        meta.generation = meta.generation.max(self.meta.generation);
         if !plant::on(Bug::CommitHintAhead) {
             meta.commit_hint = meta.commit_hint.min(self.durable.index);
         }

@@ -27,6 +27,7 @@ fn fail<T>(checker: &'static str, detail: String) -> Result<T, Violation> {
 }
 
 /// A frame that a node's raft loop has handed to its disk.
+#[derive(Clone)]
 struct Written {
     at: FramePos,
     bytes: Vec<u8>,
@@ -130,6 +131,9 @@ impl Checks {
 
     /// A job goes to the node's disk.
     pub(super) fn handed_to_disk(&mut self, node: RaftId, task: &WriteTask) -> Check {
+        if let Some(staged) = &task.job.install {
+            self.installs(node, task.number, staged.manifest.first.index - 1, &staged.manifest.tail)?;
+        }
         let record = self.node(node);
         if let Some(keep) = &task.job.truncate_to {
             record.before_cuts.push((task.number, record.log.iter().map(|written| written.at).collect()));
@@ -188,6 +192,35 @@ impl Checks {
         if !self.durable_up_to(node, last, disk) {
             return fail("durable-before-removal", format!("node {node} begins its log at {first:?}"));
         }
+        Ok(())
+    }
+
+    /// A snapshot takes the place of a node's log: it must be the log of the others, up to a committed frame.
+    fn installs(&mut self, node: RaftId, number: u64, removed: u64, tail: &FramePos) -> Check {
+        self.committed(node, *tail)?;
+        let index = tail.index as usize;
+        let same = |record: &&NodeRecord| {
+            record.log.get(index - 1).is_some_and(|written| written.at == *tail)
+                && record.log[removed as usize..index].iter().all(|written| !written.bytes.is_empty())
+        };
+        let Some(log) = self.nodes.values().find(same).map(|record| record.log[..index].to_vec()) else {
+            return fail("snapshot-is-the-log", format!("node {node} installs {tail:?}, which nobody has"));
+        };
+        if let Some((lost, _)) = self.committed.range(..=tail.index).find(|(n, at)| log[**n as usize - 1].at != **at) {
+            return fail("committed-never-cut", format!("node {node} installs another entry {lost}"));
+        }
+        let record = self.node(node);
+        // The job may have waited: what the snapshot commits is committed by now.
+        if tail.index < record.commit {
+            let detail = format!("node {node} installs {tail:?}, it has committed {}", record.commit);
+            return fail("snapshot-goes-forward", detail);
+        }
+        let common = record.log.iter().zip(&log).take_while(|(old, new)| old.at == new.at).count();
+        record.before_cuts.push((number, record.log.iter().map(|written| written.at).collect()));
+        record.log = log;
+        record.verified = removed;
+        // What it promised beyond that was not committed, and is not the log any more.
+        record.promised = record.promised.min(common as u64);
         Ok(())
     }
 

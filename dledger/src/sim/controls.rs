@@ -78,6 +78,12 @@ impl<H: Host> World<H> {
         self.ring(id);
     }
 
+    /// Asks the leader `id` to take a node in as a learner.
+    pub fn add_learner(&mut self, id: RaftId, new: RaftId) {
+        let info = super::members::info(self.seed, new, 0);
+        self.change_members(id, &[MemberChange::AddLearner(new, info)]);
+    }
+
     /// Asks the leader `id` to hand over.
     pub fn transfer(&mut self, id: RaftId, to: RaftId) {
         self.live(id).core.transfer_leader(to);
@@ -121,6 +127,29 @@ impl<H: Host> World<H> {
     /// The layer above.
     pub fn host_mut(&mut self) -> &mut H {
         &mut self.host
+    }
+
+    /// How often something has happened so far.
+    pub fn counted(&self, name: &str) -> u64 {
+        self.stats.counters.get(name).copied().unwrap_or(0)
+    }
+
+    /// Runs until something has happened so often, at most `time`. Returns whether it has.
+    ///
+    /// # Errors
+    /// What a checker saw.
+    pub fn await_count(&mut self, name: &str, times: u64, time: Duration) -> Result<bool, Violation> {
+        let end = self.now + time.as_micros() as u64;
+        self.run_until(end, |world| world.counted(name) >= times)
+    }
+
+    /// Runs until a node has applied so much, at most `time`. Returns whether it has.
+    ///
+    /// # Errors
+    /// What a checker saw.
+    pub fn await_applied(&mut self, id: RaftId, index: u64, time: Duration) -> Result<bool, Violation> {
+        let end = self.now + time.as_micros() as u64;
+        self.run_until(end, |world| world.indexes(id).is_some_and(|(_, applied)| applied >= index))
     }
 
     /// The disk of a node answers nothing for so long.

@@ -58,6 +58,8 @@ pub(super) enum Fault {
     CleanStop,
     /// The next few leaders are cut off as soon as they are elected, with one follower or none.
     Storm,
+    /// A node hears nothing for seconds: long enough to be left behind, where the log is cut. Drawn apart from the others.
+    LeaveBehind,
 }
 
 impl Fault {
@@ -192,6 +194,10 @@ impl<H: Host> World<H> {
                 }
             }
             Fault::CleanStop => self.stop_cleanly(node)?,
+            Fault::LeaveBehind => {
+                let pairs = self.between(&[node]);
+                self.cut_for(pairs, 1_500..5_000);
+            }
             Fault::Storm => self.storm = self.rng.random_range(2..9),
         }
         Ok(())
@@ -240,12 +246,18 @@ impl<H: Host> World<H> {
         }
     }
 
-    /// A cut of the log is rare, and the worst moment to die. Returns whether the node dies with its job written and not
+    /// A cut of the log is rare, as is a snapshot in its place, and the worst moment to die. Returns whether the node dies with its job written and not
     /// synced; else it may die between two calls of the disk.
     pub(super) fn tempt(&mut self, id: RaftId) -> bool {
         let waiting = self.node(id).live.as_ref().map_or(&[][..], |live| &live.waiting);
+        let installs = waiting.iter().any(|task| task.job.install.is_some());
         let cuts = waiting.iter().any(|task| task.job.truncate_to.is_some());
-        if !cuts || !self.faults_on || self.plan.die_in_cut == 0 || !self.rng.random_ratio(1, self.plan.die_in_cut) {
+        let one_in = match (installs, cuts) {
+            (true, _) => self.plan.die_in_install,
+            (_, true) => self.plan.die_in_cut,
+            _ => 0,
+        };
+        if !self.faults_on || one_in == 0 || !self.rng.random_ratio(1, one_in) {
             return false;
         }
         if self.rng.random_bool(0.5) {

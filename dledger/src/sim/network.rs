@@ -103,7 +103,7 @@ impl Network {
         self.no_appends = None;
     }
 
-    fn is_cut(&self, from: RaftId, to: RaftId) -> bool {
+    pub(super) fn is_cut(&self, from: RaftId, to: RaftId) -> bool {
         self.cuts.iter().any(|(_, pairs)| pairs.contains(&(from, to)))
     }
 

@@ -12,14 +12,16 @@ use super::clock::NodeClock;
 use super::disk::SimFs;
 use super::host::{Host, Place, Violation};
 use super::plan::Plan;
+use super::snapshots::SimPull;
 use crate::apply::Applier;
 use crate::fs::Fs;
 use crate::group::{ApplyTask, GroupCore, WriteTask};
-use crate::log::meta::{FORMAT, FirstFrame, GroupConstants, Identity, Member, MetaFile};
+use crate::log::meta::{FORMAT, FirstFrame, GroupConstants, Identity, Member, Meta, MetaFile};
 use crate::log::recovery::TailState;
 use crate::log::{Doubts, LogView, LogWriter};
 use crate::replica::{self, OpenError, OpenReplica, Replica, Supply};
 use crate::seam::Membership;
+use crate::snapshot::Giver;
 use crate::types::{GroupId, LogPos, RaftId};
 
 /// The group's folder on each disk.
@@ -57,6 +59,10 @@ pub(super) struct Live<H: Host> {
     pub(super) flush_planned: bool,
     /// How far the log has been verified in this pass.
     pub(super) scrubbed: LogPos,
+    pub(super) giver: Giver,
+    pub(super) meta: Meta,
+    /// The snapshot that is being pulled.
+    pub(super) pull: Option<SimPull>,
     /// When the raft loop wakes up.
     pub(super) poll_at: Option<u64>,
 }
@@ -151,7 +157,7 @@ impl<H: Host> SimNode<H> {
         let (node, store) = (self.id, &mut self.store);
         let layer = |meta: &_, view: &_| host.open(Place { node, fs: &fs, dir: &dir, meta, view }, store);
         let replica: Replica<H::Stamper, H::Machine> = replica::open(params, layer)?;
-        let Replica { core, writer, applier, view, tail_state, .. } = replica;
+        let Replica { core, writer, applier, view, giver, meta, tail_state, .. } = replica;
         self.live = Some(Live {
             members_before: core.membership().clone(),
             core,
@@ -166,6 +172,9 @@ impl<H: Host> SimNode<H> {
             apply_busy: false,
             flush_planned: false,
             scrubbed: LogPos(0),
+            giver,
+            meta,
+            pull: None,
             poll_at: None,
         });
         Ok(tail_state)

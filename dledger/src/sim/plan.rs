@@ -59,6 +59,8 @@ pub struct Plan {
     pub(super) faults: Vec<(Fault, u32)>,
     /// One in so many jobs that cut a suffix off is the last thing a node does; 0 for none.
     pub(super) die_in_cut: u32,
+    /// One in so many jobs that install a snapshot is the last thing a node does; 0 for none.
+    pub(super) die_in_install: u32,
     /// Parts per million that clocks may be off by.
     pub(super) clock_skew: u64,
     /// Whether the run begins with [`super::World::forgotten_change`].
@@ -82,7 +84,8 @@ impl Plan {
             birth,
             nodes,
             segment_size: 64 << 10,
-            tuning: GroupTuning::default(),
+            // Nobody is left behind, unless a plan says so.
+            tuning: GroupTuning { lag_hold_bytes: u64::MAX, lag_hold: Duration::MAX, ..GroupTuning::default() },
             buggify: false,
             duration: Duration::from_secs(5),
             operation_gap: Duration::from_millis(20),
@@ -94,6 +97,7 @@ impl Plan {
             fault_gap: 0,
             faults: Vec::new(),
             die_in_cut: 0,
+            die_in_install: 0,
             clock_skew: 0,
             forgotten_change: false,
             retention: false,
@@ -102,6 +106,11 @@ impl Plan {
             rot: false,
             cut_at_end: false,
         }
+    }
+
+    /// One in so many jobs that install a snapshot is the last thing that a node does; 0 for none.
+    pub fn die_in_install(&mut self, one_in: u32) {
+        self.die_in_install = one_in;
     }
 
     /// The plan of a seed.
@@ -150,15 +159,28 @@ impl Plan {
             && !plan.forgotten_change
             && !is_async
             && SmallRng::seed_from_u64(seed ^ 0x6b65_6570).random_bool(0.5);
+        // Members that lag may be left behind: they come back by a snapshot.
+        let apart = &mut SmallRng::seed_from_u64(seed ^ 0x736e_6170);
+        if apart.random_bool(0.5) && !plan.forgotten_change && !is_async {
+            plan.retention = true;
+            plan.tuning.lag_hold_bytes = apart.random_range(0..segment_size);
+            plan.tuning.lag_hold = Duration::from_millis(apart.random_range(50..1_500));
+            plan.tuning.snapshot_patience = Duration::from_millis(apart.random_range(200..3_000));
+            plan.tuning.snapshot_linger = Duration::from_millis(apart.random_range(100..3_000));
+        }
         if rng.random_ratio(1, 20) {
             // Without faults everything must be smooth, too.
             return plan;
         }
         plan.rot = SmallRng::seed_from_u64(seed ^ 0x726f_7421).random_ratio(1, 3);
+        if plan.tuning.lag_hold != Duration::MAX {
+            plan.faults.push((Fault::LeaveBehind, apart.random_range(3..=10)));
+        }
         plan.fault_gap = rng.random_range(150..1_200) * MS;
         plan.die_in_cut = if rng.random_bool(0.5) { rng.random_range(1..4) } else { 0 };
+        plan.die_in_install = plan.die_in_cut;
         if stormy {
-            plan.die_in_cut = 1;
+            (plan.die_in_cut, plan.die_in_install) = (1, 2);
             plan.fault_gap = rng.random_range(300..1_000) * MS;
             plan.faults = vec![(Fault::Storm, 6), (Fault::Reset, 1), (Fault::PowerCut, 1)];
             return plan;
@@ -176,7 +198,7 @@ impl Plan {
 /// Half of the seeds get limits that make the rare paths common.
 fn tuning(rng: &mut SmallRng, buggify: bool, segment_size: u64) -> GroupTuning {
     let mut tuning =
-        GroupTuning { unknown_after: Duration::from_millis(rng.random_range(1..600)), ..GroupTuning::default() };
+        GroupTuning { unknown_after: Duration::from_millis(rng.random_range(1..600)), ..Plan::calm(3, 3).tuning };
     if !buggify {
         return tuning;
     }

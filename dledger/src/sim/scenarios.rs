@@ -264,6 +264,37 @@ impl<H: Host> World<H> {
         Ok(waited)
     }
 
+    /// Of five voters one is removed and is gone, while another one hears nothing. Then all lose their power and come back in doubt
+    /// of their logs: the deaf one tells of the old voters.
+    ///
+    /// Returns whether the four elected a leader.
+    ///
+    /// # Errors
+    /// What a checker saw.
+    pub fn removed_before_doubt(&mut self) -> Result<bool, Violation> {
+        let leader = self.await_leader(Duration::from_secs(4))?;
+        self.run_for(Duration::from_millis(300))?;
+        let mut others: Vec<RaftId> = self.ids().filter(|id| *id != leader).collect();
+        others.shuffle(&mut self.rng);
+        let [deaf, removed, ..] = others[..] else { unreachable!("four others") };
+        self.partition(&[deaf]);
+        if !self.remove(leader, removed)? {
+            return Ok(false);
+        }
+        self.run_for(Duration::from_millis(500))?;
+        self.hold_restarts();
+        self.power_cut_all()?;
+        self.heal();
+        for id in self.ids().filter(|id| *id != removed) {
+            self.node(id).doubt_tail()?;
+            self.restart(id)?;
+        }
+        self.run_for(Duration::from_secs(5))?;
+        let elected = self.newest_leader().is_some();
+        self.release_restarts();
+        Ok(elected)
+    }
+
     /// A deposed leader that does not know it yet is asked while the rest has gone on.
     ///
     /// Returns whether there were two that said they lead.

@@ -121,7 +121,7 @@ impl<H: Host> World<H> {
         for (ticket, reached) in out.reads.drain(..) {
             host.read(id, ticket, reached, live.applier.machine())?;
         }
-        Ok(())
+        self.carry_snapshots(id, out)
     }
 
     pub(super) fn acknowledged(&mut self, id: RaftId, index: u64) -> Result<(), Violation> {
@@ -262,6 +262,10 @@ impl<H: Host> World<H> {
                 return Err(Violation::new("applies", format!("node {id}: {error}")));
             }
         };
+        if task.restore.is_some() {
+            self.checks.committed(id, at)?;
+            self.count("snapshot installed");
+        }
         for (frame, membership) in &task.frames {
             self.checks.committed(id, frame.at)?;
             if membership.is_some() {

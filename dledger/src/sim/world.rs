@@ -14,7 +14,7 @@ use super::plan::{MS, Plan};
 use super::report::{Progress, SimConfig, Stats, mix};
 use super::rot::Rot;
 use crate::group::Outputs;
-use crate::log::Layout;
+use crate::log::{FirstFrame, Layout};
 use crate::raft_loop::TICK;
 use crate::types::RaftId;
 
@@ -47,6 +47,15 @@ pub(super) enum Event {
         run: u64,
     },
     Apply {
+        node: RaftId,
+        run: u64,
+    },
+    Checkpoint {
+        node: RaftId,
+        run: u64,
+        first: FirstFrame,
+    },
+    Pull {
         node: RaftId,
         run: u64,
     },
@@ -91,7 +100,9 @@ impl Event {
             | Event::Sync { node, run }
             | Event::Flush { node, run }
             | Event::Scrub { node, run }
-            | Event::Apply { node, run } => Some((*node, Some(*run))),
+            | Event::Apply { node, run }
+            | Event::Checkpoint { node, run, .. }
+            | Event::Pull { node, run } => Some((*node, Some(*run))),
             Event::Arrive(parcel) => Some((parcel.to, None)),
             Event::Start { .. } | Event::Clients | Event::Strike | Event::Cut { .. } | Event::Heal { .. } => None,
         }
@@ -108,6 +119,8 @@ impl Event {
             Event::Flush { node, run } => ("flush", *node, *run),
             Event::Scrub { node, run } => ("scrub", *node, *run),
             Event::Apply { node, run } => ("apply", *node, *run),
+            Event::Checkpoint { node, run, .. } => ("checkpoint", *node, *run),
+            Event::Pull { node, run } => ("pull", *node, *run),
             Event::Start { node, run } => ("start", *node, *run),
             Event::ToldRemoved { node, by, .. } => ("told-removed", *node, *by),
             Event::Clients => ("clients", 0, 0),
@@ -358,6 +371,8 @@ impl<H: Host> World<H> {
             Event::Flush { node, run } => self.flush(node, run)?,
             Event::Scrub { node, run } => self.scrub(node, run)?,
             Event::Apply { node, .. } => self.apply(node)?,
+            Event::Checkpoint { node, first, .. } => self.checkpoint(node, first)?,
+            Event::Pull { node, .. } => self.pull(node)?,
             Event::Start { node, run } => {
                 if self.node(node).live.is_none() && self.node(node).run == run {
                     self.start(node)?;

@@ -7,7 +7,7 @@
 //! ```text
 //! u32 length of what follows | u32 crc32c of the header behind it | u8 version | u8 type | u8 reject | u8 0
 //! u16 context length | u16 frame count | group uuid 16 | from to term log_term index commit commit_term reject_hint
-//! request_snapshot priority wall_ms run: u64 each | context | frames
+//! request_snapshot priority wall_ms run: u64 each | context | frames, or the manifest of a snapshot
 //! ```
 //! All integers little-endian. docs/formats.md shows the bytes; a golden test holds them.
 
@@ -18,6 +18,7 @@ use uuid::Uuid;
 use crate::entry::{self, Content};
 use crate::group::{FETCH_CARRIER, REPORT_CARRIER};
 use crate::log::frame::{self, HEADER_LEN, Header};
+use crate::snapshot::Manifest;
 use crate::types::{FrameKind, GroupId};
 
 /// Version of this format.
@@ -75,6 +76,9 @@ pub enum CodecError {
     /// A frame inside is damaged.
     #[error("frame in a peer message: {0}")]
     Frame(String),
+    /// The manifest of a snapshot is damaged, or of another version.
+    #[error("snapshot in a peer message: {0}")]
+    Snapshot(String),
 }
 
 impl PeerMessage {
@@ -87,7 +91,7 @@ impl PeerMessage {
     /// Bytes that [`encode`] will make.
     pub fn encoded_len(&self) -> usize {
         let frames: usize = self.frames.iter().map(|frame| frame::frame_len(frame.payload.len()) as usize).sum();
-        LENGTH_LEN + FIXED_LEN + self.raft.context.len() + frames
+        LENGTH_LEN + FIXED_LEN + self.raft.context.len() + frames + self.raft.get_snapshot().data.len()
     }
 
     /// Splits the entries of `raft` off: the counterpart of [`PeerMessage::into_raft`].
@@ -170,6 +174,10 @@ pub fn encode(message: &PeerMessage, out: &mut impl Extend<Bytes>) {
     if !small.is_empty() {
         out.extend([small.freeze()]);
     }
+    let manifest = &raft.get_snapshot().data;
+    if !manifest.is_empty() {
+        out.extend([manifest.clone()]);
+    }
 }
 
 /// Decodes one message from `body`, the bytes behind the length field.
@@ -222,7 +230,11 @@ pub fn decode(mut body: Bytes) -> Result<PeerMessage, CodecError> {
     for _ in 0..frame_count {
         frames.push(take_frame(&mut body)?);
     }
-    if !body.is_empty() {
+    if message_type == MessageType::MsgSnapshot {
+        // Its index, term and members are in the manifest, and nowhere else.
+        let manifest = Manifest::decode(&body).map_err(|error| CodecError::Snapshot(error.to_string()))?;
+        raft.set_snapshot(manifest.to_raft());
+    } else if !body.is_empty() {
         return Err(CodecError::Malformed("bytes behind the last frame"));
     }
     Ok(PeerMessage { group: GroupId(Uuid::from_bytes(group)), run, raft, frames, wall_ms })
@@ -262,6 +274,7 @@ fn message_type(byte: u8) -> Option<MessageType> {
         MsgRequestVoteResponse,
         MsgHeartbeat,
         MsgHeartbeatResponse,
+        MsgSnapshot,
         MsgTimeoutNow,
         MsgRequestPreVote,
         MsgRequestPreVoteResponse,

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::{Handover, Lane, Local, handshake};
 use crate::doorbell::Inbox;
 use crate::raft_loop::LoopEvent;
+use crate::types::{GroupId, RaftId};
 
 /// Pause before the first new try; doubles up to the longest.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
@@ -60,13 +61,27 @@ async fn connect(
     lane: Lane,
     events: &Inbox<LoopEvent>,
 ) -> io::Result<std::net::TcpStream> {
+    let (stream, removed) = open(local, address, lane).await?;
+    for (group, by) in removed {
+        let _ = events.try_send(LoopEvent::Removed { group, by });
+    }
+    stream.into_std()
+}
+
+/// A connection, and the groups from which this node's replica was removed, with the number of who says so.
+async fn open(local: &Local, address: &str, lane: Lane) -> io::Result<(TcpStream, Vec<(GroupId, RaftId)>)> {
     let late = || io::Error::new(io::ErrorKind::TimedOut, "no connection in time");
     let mut stream = timeout(handshake::TIMEOUT, TcpStream::connect(address)).await.map_err(|_| late())??;
     stream.set_nodelay(true)?;
     super::notice_silence(&stream)?;
     let dialled = timeout(handshake::TIMEOUT, handshake::dial(&mut stream, local, lane)).await;
-    for (group, by) in dialled.map_err(|_| late())?? {
-        let _ = events.try_send(LoopEvent::Removed { group, by });
-    }
-    stream.into_std()
+    Ok((stream, dialled.map_err(|_| late())??))
+}
+
+/// A connection to a peer node for files of a snapshot; it blocks.
+pub(crate) async fn connect_for_files(local: &Local, address: &str) -> io::Result<std::net::TcpStream> {
+    let (stream, _) = open(local, address, Lane::Files).await?;
+    let stream = stream.into_std()?;
+    stream.set_nonblocking(false)?;
+    Ok(stream)
 }

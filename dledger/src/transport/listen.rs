@@ -8,25 +8,29 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use super::{Handover, Local, Welcomed, handshake};
+use super::{Handover, Lane, Local, Welcomed, handshake};
 use crate::doorbell::Inbox;
 use crate::raft_loop::LoopEvent;
+use crate::snapshot::serve::Gifts;
+use crate::types::GroupId;
 
 /// Pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts peers on `listener` until the runtime ends.
-pub(crate) async fn listen(listener: TcpListener, local: Arc<Local>, events: Inbox<LoopEvent>) {
+pub(crate) async fn listen(listener: TcpListener, local: Arc<Local>, events: Inbox<LoopEvent>, gifts: Arc<Gifts>) {
     loop {
         match listener.accept().await {
             Ok((stream, from)) => {
-                let (local, events) = (Arc::clone(&local), events.clone());
+                let (local, events, gifts) = (Arc::clone(&local), events.clone(), Arc::clone(&gifts));
                 tokio::spawn(async move {
-                    match welcome(stream, from, &local, &events).await {
+                    match welcome(stream, from, &local, &events, &gifts).await {
                         // The loop has ended when it takes nothing.
-                        Ok(welcomed) => {
+                        Ok(Some(welcomed)) => {
                             drop(events.try_send(LoopEvent::Connected(Box::new(Handover::Accepted(welcomed)))))
                         }
+                        // It reads files, on a thread of its own.
+                        Ok(None) => {}
                         Err(error) => tracing::info!(peer = %from, %error, "peer connection ended"),
                     }
                 });
@@ -46,7 +50,8 @@ async fn welcome(
     from: SocketAddr,
     local: &Local,
     events: &Inbox<LoopEvent>,
-) -> io::Result<Welcomed> {
+    gifts: &Arc<Gifts>,
+) -> io::Result<Option<Welcomed>> {
     stream.set_nodelay(true)?;
     super::notice_silence(&stream)?;
     let late = |_| io::Error::new(io::ErrorKind::TimedOut, "the peer did not say who it is");
@@ -56,5 +61,11 @@ async fn welcome(
         let (group, peer, address) = (*group, *peer, hello.address.clone());
         let _ = events.try_send(LoopEvent::Met { group, peer, address });
     }
-    Ok(Welcomed { stream: stream.into_std()?, from, hello, opinion })
+    if hello.lane == Lane::Files as u32 {
+        let removed = |of: GroupId| opinion.removed.iter().any(|(group, _)| *group == of);
+        let heard = hello.replicas.iter().filter(|(group, _, _)| !removed(*group));
+        let replicas = heard.map(|(group, _, id)| (*group, *id)).collect();
+        return gifts.serve(stream.into_std()?, replicas).map(|()| None);
+    }
+    Ok(Some(Welcomed { stream: stream.into_std()?, from, hello, opinion }))
 }

@@ -36,6 +36,7 @@ use crate::seam::Membership;
 use crate::types::{GroupId, RaftId};
 
 use handshake::{Hello, Opinion};
+pub(crate) use link::connect_for_files;
 pub(crate) use links::Links;
 pub(crate) use listen::listen;
 
@@ -47,6 +48,8 @@ const LANES: usize = 2;
 pub(crate) enum Lane {
     Control = 0,
     Bulk = 1,
+    /// Files of a snapshot: the dialer asks, the acceptor answers, on threads of their own.
+    Files = 2,
 }
 
 /// Who this node is to its peers.

@@ -1,6 +1,6 @@
 //! Real sockets over loopback: two nodes, each with a loop of its own that the test turns.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use crate::doorbell::{Doorbell, Inbox};
 use crate::log::frame::{Layout, make_header};
 use crate::raft_loop::LoopEvent;
 use crate::seam::{MemberInfo, Membership};
+use crate::snapshot::serve::Gifts;
 use crate::types::{FrameKind, FramePos, GroupId, RaftId};
 
 const GROUP: GroupId = GroupId(Uuid::from_u128(5));
@@ -54,7 +55,8 @@ impl Node {
         let (sender, events) = crossbeam_channel::unbounded();
         let inbox = Inbox::new(sender, bell.clone());
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-        tokio::spawn(listen(listener, Arc::clone(&local), inbox.clone()));
+        let gifts = Arc::new(Gifts::new(HashMap::new(), 1, Box::new(|_, _| {})));
+        tokio::spawn(listen(listener, Arc::clone(&local), inbox.clone(), gifts));
         let links = Links::new(local, inbox, tokio::runtime::Handle::current(), bell).unwrap();
         Node { id, address, links, events, got: Vec::new(), lost: Vec::new(), refused: 0, removed_by: Vec::new() }
     }

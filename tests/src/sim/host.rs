@@ -351,13 +351,25 @@ impl Host for BrokerHost {
         store: &mut Self::Store,
     ) -> Result<(BrokerStamper<u64>, BrokerMachine), String> {
         let (generation, kv) = store;
-        if *generation != place.meta.generation {
-            (*generation, *kv) = (place.meta.generation, SimKv::new(place.meta.generation));
+        let folder = place.dir.join(format!("gen-{}", place.meta.generation));
+        if *generation != place.meta.generation && !kv.began_with(&folder.join("kv")) {
+            // A snapshot that was switched to by a process that is gone, or a new beginning.
+            *kv = SimKv::new(place.meta.generation);
+            if place.fs.try_exists(&folder.join("kv")).map_err(|error| error.to_string())? {
+                kv.load(&**place.fs, &folder.join("kv")).map_err(|error| error.to_string())?;
+            }
         }
-        let kv: Arc<dyn Kv> = Arc::new(kv.clone());
-        let queues_dir = place.dir.join(format!("gen-{generation}")).join("cq");
-        let config = MachineConfig { queues_dir, ..self.config.clone() };
-        let machine = BrokerMachine::open(Arc::clone(place.fs), kv, &config).map_err(|error| error.to_string())?;
+        *generation = place.meta.generation;
+        let config = MachineConfig { queues_dir: folder.join("cq"), ..self.config.clone() };
+        let opened: Arc<dyn Kv> = Arc::new(kv.clone());
+        let mut machine =
+            BrokerMachine::open(Arc::clone(place.fs), opened, &config).map_err(|error| error.to_string())?;
+        let (kv, fs) = (kv.clone(), Arc::clone(place.fs));
+        machine.reopen_with(Box::new(move |dir| {
+            kv.load(&*fs, &dir.join("kv"))?;
+            let config = MachineConfig { queues_dir: dir.join("cq"), ..config.clone() };
+            Ok((Arc::new(kv.clone()) as Arc<dyn Kv>, config))
+        }));
         let tables = machine.tables();
         self.tables.insert(place.node, Arc::clone(&tables));
         self.views.insert(place.node, place.view.clone());

@@ -4,3 +4,4 @@ mod locks;
 mod queues;
 mod retention;
 mod semantics;
+mod snapshot;

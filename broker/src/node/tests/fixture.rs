@@ -76,6 +76,8 @@ pub(super) fn born(dir: &Path, members: usize) -> Vec<BrokerConfig> {
         retention_ms: 0,
         retention_bytes: 0,
         retention_forced: false,
+        lag_hold_bytes: 20 << 30,
+        lag_hold_ms: 3_600_000,
         drain_linger_ms: 35_000,
         insecure: false,
         limits: Limits::default(),

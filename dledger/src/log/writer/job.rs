@@ -1,9 +1,12 @@
 //! What goes to disk together.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::super::frame::{Blank, HEADER_LEN, Layout, Placement, frame_len};
 use super::super::meta::Meta;
+use crate::snapshot::Staged;
 use crate::types::FramePos;
 
 /// One frame to write, as [`crate::log::make_header`] placed it.
@@ -63,11 +66,13 @@ pub struct WriteJob {
     pub rewrite: Vec<FrameBytes>,
     /// Blanks to write once more.
     pub reblank: Option<Blank>,
+    /// A snapshot that takes the place of the whole log before the frames are written. All earlier jobs are synced before.
+    pub install: Option<Arc<Staged>>,
 }
 
 impl WriteJob {
     /// Whether it only adds frames: no term, vote, commit index of a membership change, or cut.
     pub fn is_frames_only(&self) -> bool {
-        self.meta.is_none() && self.truncate_to.is_none() && self.rewrite.is_empty()
+        self.meta.is_none() && self.install.is_none() && self.truncate_to.is_none() && self.rewrite.is_empty()
     }
 }

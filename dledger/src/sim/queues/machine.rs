@@ -1,6 +1,7 @@
 //! What frames change: tables in an atomic store, and per queue a file of units beside it.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -8,8 +9,10 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 
 use super::{Command, Record};
+use crate::fs::{Fs, OpenMode};
+use crate::log::Meta;
 use crate::plant::{self, Bug};
-use crate::seam::{AppliedState, ApplyError, Membership, StateMachine};
+use crate::seam::{AppliedState, ApplyError, CheckpointFile, Membership, StateMachine};
 use crate::sim::host::Death;
 use crate::sim::report::mix;
 use crate::types::{Frame, FrameKind, FramePos, LogPos};
@@ -35,7 +38,7 @@ pub(super) struct Tables {
     files_synced: u64,
 }
 
-type Files = BTreeMap<QueueKey, Vec<Unit>>;
+pub(super) type Files = BTreeMap<QueueKey, Vec<Unit>>;
 
 #[derive(Default)]
 pub(super) struct Shared {
@@ -50,17 +53,55 @@ pub(super) struct Shared {
     generation: u64,
     /// Whether files may hold what came of entries that were lost with all page caches.
     may_differ: bool,
+    /// Folder of the snapshot that it began with.
+    loaded: Option<PathBuf>,
 }
 
 /// What of a node's state outlives its process.
 #[derive(Clone, Default)]
 pub struct QueueStore {
     pub(super) shared: Arc<Mutex<Shared>>,
+    vault: Vault,
+}
+
+/// The contents of all checkpoints of a run, by number. Their files hold only that number, and bytes that show whether they are
+/// whole: a state need not be encoded to be lost.
+pub(super) type Vault = Arc<Mutex<Vec<(Tables, Files)>>>;
+
+/// Bytes of a checkpoint's file: some sectors.
+const CHECKPOINT_LEN: usize = 3_000;
+
+/// Files of a checkpoint.
+const CHECKPOINT_FILES: [&str; 3] = ["state", "queues/units", "queues/none"];
+
+fn checkpoint_bytes(name: &str, number: u64) -> Vec<u8> {
+    let len = if name.ends_with("none") { 0 } else { CHECKPOINT_LEN };
+    (0..len).map(|at| if at < 8 { number.to_le_bytes()[at] } else { (at as u64 * 7 + number) as u8 }).collect()
+}
+
+/// What a whole checkpoint in this folder stands for.
+fn read_checkpoint(fs: &dyn Fs, dir: &Path, vault: &Vault) -> Result<(Tables, Files), String> {
+    let mut number = None;
+    for name in CHECKPOINT_FILES {
+        let path = dir.join(name);
+        let file = fs.open(&path, OpenMode::Read).map_err(|error| format!("{}: {error}", path.display()))?;
+        let mut bytes = vec![0; CHECKPOINT_LEN + 1];
+        let read = file.read_at(&mut bytes, 0).map_err(|error| format!("{}: {error}", path.display()))?;
+        bytes.truncate(read);
+        if number.is_none() {
+            number = bytes.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+        }
+        if number.is_none_or(|number| bytes != checkpoint_bytes(name, number)) {
+            return Err(format!("{} is damaged", path.display()));
+        }
+    }
+    let number = number.unwrap_or_default() as usize;
+    vault.lock().get(number).cloned().ok_or_else(|| format!("there is no checkpoint {number}"))
 }
 
 impl QueueStore {
-    pub(super) fn new(rng: &mut SmallRng) -> QueueStore {
-        let store = QueueStore::default();
+    pub(super) fn new(rng: &mut SmallRng, vault: &Vault) -> QueueStore {
+        let store = QueueStore { vault: Arc::clone(vault), ..QueueStore::default() };
         store.shared.lock().flush_every = rng.random_range(5..200);
         store
     }
@@ -90,23 +131,37 @@ impl QueueStore {
         self.shared = Arc::new(Mutex::new(taken));
     }
 
-    /// Begins with nothing when the generation is a new one.
-    pub(super) fn select(&self, generation: u64, is_async: bool) {
-        let shared = &mut *self.shared.lock();
-        if shared.generation != generation {
+    /// The state machine. Another generation begins with the snapshot that was switched to, or else with nothing.
+    pub(super) fn machine(&self, fs: &Arc<dyn Fs>, dir: &Path, meta: &Meta) -> Result<QueueMachine, String> {
+        let generation = meta.generation;
+        let folder = dir.join(format!("gen-{generation}"));
+        let known = {
+            let shared = self.shared.lock();
+            shared.generation == generation || shared.loaded.as_ref() == Some(&folder)
+        };
+        if !known {
+            let shared = &mut *self.shared.lock();
             *shared = Shared { flush_every: shared.flush_every, generation, ..Shared::default() };
+            if fs.try_exists(&folder).map_err(|error| error.to_string())? {
+                let (tables, files) = read_checkpoint(&**fs, &folder, &self.vault)?;
+                shared.load(&folder, tables, files);
+            }
         }
-        shared.may_differ = is_async;
-    }
-
-    pub(super) fn machine(&self) -> QueueMachine {
-        QueueMachine { shared: Arc::clone(&self.shared), round: Vec::new() }
+        self.shared.lock().may_differ = meta.async_flush;
+        Ok(QueueMachine {
+            shared: Arc::clone(&self.shared),
+            fs: Arc::clone(fs),
+            vault: Arc::clone(&self.vault),
+            round: Vec::new(),
+        })
     }
 }
 
 /// The state machine.
 pub struct QueueMachine {
     shared: Arc<Mutex<Shared>>,
+    fs: Arc<dyn Fs>,
+    vault: Vault,
     round: Vec<Frame>,
 }
 
@@ -134,6 +189,13 @@ impl QueueMachine {
 }
 
 impl Shared {
+    fn load(&mut self, folder: &Path, tables: Tables, files: Files) {
+        self.loaded = Some(folder.to_owned());
+        (self.flushed, self.synced) = (tables.clone(), files.clone());
+        (self.tables, self.files) = (tables, files);
+        self.since_flush = 0;
+    }
+
     fn take(&mut self, frame: &Frame) -> Result<(), String> {
         let replayed = frame.at.index <= self.tables.applied.at.index;
         match frame.kind {
@@ -295,5 +357,39 @@ impl StateMachine for QueueMachine {
             hash = [u64::from(*consumer), u64::from(*queue), *version].into_iter().fold(hash, mix);
         }
         Ok(hash)
+    }
+
+    fn checkpoint(&mut self, dir: &Path) -> Result<Option<Vec<CheckpointFile>>, ApplyError> {
+        self.flush()?;
+        let (index, number) = {
+            let shared = self.shared.lock();
+            let mut vault = self.vault.lock();
+            vault.push((shared.tables.clone(), shared.files.clone()));
+            (shared.tables.applied.at.index, vault.len() as u64 - 1)
+        };
+        let failed = |error: std::io::Error| ApplyError::Store {
+            index,
+            place: dir.display().to_string(),
+            reason: error.to_string(),
+        };
+        let mut files = Vec::new();
+        for name in CHECKPOINT_FILES {
+            let (path, bytes) = (dir.join(name), checkpoint_bytes(name, number));
+            self.fs.create_dir_all(path.parent().unwrap_or(dir)).map_err(failed)?;
+            self.fs.open(&path, OpenMode::CreateNew).and_then(|file| file.write_at(&[&bytes], 0)).map_err(failed)?;
+            files.push(CheckpointFile { name: name.to_owned(), from: 0, size: bytes.len() as u64 });
+        }
+        Ok(Some(files))
+    }
+
+    fn restore(&mut self, dir: &Path) -> Result<(), ApplyError> {
+        assert!(self.round.is_empty(), "a snapshot comes between two rounds");
+        let (tables, files) = read_checkpoint(&*self.fs, dir, &self.vault).map_err(|reason| ApplyError::Store {
+            index: self.shared.lock().tables.applied.at.index,
+            place: dir.display().to_string(),
+            reason,
+        })?;
+        self.shared.lock().load(dir, tables, files);
+        Ok(())
     }
 }

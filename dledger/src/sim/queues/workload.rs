@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rand::Rng;
 use rand::rngs::SmallRng;
 
-use super::machine::{QueueKey, QueueMachine, QueueStore};
+use super::machine::{QueueKey, QueueMachine, QueueStore, Vault};
 use super::stamper::{Answer, Item, QueueStamper};
 use super::{CONSUMERS, QUEUES, RECORD_LEN, Record};
 use crate::group::ReadTicket;
@@ -36,6 +36,7 @@ struct Asked {
 pub struct QueueHost {
     filler_max: u32,
     retention: bool,
+    vault: Vault,
     next_ticket: u64,
     sent: BTreeMap<u64, Sent>,
     asked: BTreeMap<ReadTicket, Asked>,
@@ -58,6 +59,7 @@ impl QueueHost {
         QueueHost {
             filler_max: (payload_max - RECORD_LEN) as u32,
             retention: plan.retention,
+            vault: Vault::default(),
             next_ticket: 0,
             sent: BTreeMap::new(),
             asked: BTreeMap::new(),
@@ -154,12 +156,12 @@ impl Host for QueueHost {
     type Store = QueueStore;
 
     fn store(&mut self, _node: RaftId, rng: &mut SmallRng) -> QueueStore {
-        QueueStore::new(rng)
+        QueueStore::new(rng, &self.vault)
     }
 
     fn open(&mut self, place: Place<'_>, store: &mut QueueStore) -> Result<(QueueStamper, QueueMachine), String> {
-        store.select(place.meta.generation, place.meta.async_flush);
-        Ok((QueueStamper::new(&store.shared, place.view), store.machine()))
+        let machine = store.machine(place.fs, place.dir, place.meta)?;
+        Ok((QueueStamper::new(&store.shared, place.view), machine))
     }
 
     fn died(&mut self, _node: RaftId, store: &mut QueueStore, death: Death, rng: &mut SmallRng) {

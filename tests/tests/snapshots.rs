@@ -1,0 +1,134 @@
+//! Members that lie behind the beginning of the log come back by a snapshot, under load, whoever is killed meanwhile.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use ledgermq_tests::cluster::{Cluster, Node, PATIENCE, POLL, report};
+use ledgermq_tests::load::{Load, Plan};
+use ledgermq_tests::replicas;
+
+/// Options of the cluster: a short log, and nobody is waited for.
+const OPTIONS: [&str; 12] = [
+    "--groups",
+    "1",
+    "--segment-mib",
+    "1",
+    "--set",
+    "retention_bytes=6291456",
+    "--set",
+    "retention_ms=0",
+    "--set",
+    "lag_hold_bytes=0",
+    "--set",
+    "lag_hold_ms=1000",
+];
+
+/// Position of the first segment that a node has.
+fn begin(node: &Node) -> Result<u64> {
+    let names = std::fs::read_dir(node.data_dir.join("broker-a/log"))?;
+    let names = names.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect::<Result<Vec<_>>>()?;
+    let begins = names.iter().filter(|name| name.len() == 20).filter_map(|name| name.parse().ok());
+    begins.min().context("a log without segments")
+}
+
+/// Behind the last segment that a node has.
+fn end(node: &Node) -> Result<u64> {
+    let names = std::fs::read_dir(node.data_dir.join("broker-a/log"))?;
+    let names = names.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect::<Result<Vec<_>>>()?;
+    let begins = names.iter().filter(|name| name.len() == 20).filter_map(|name| name.parse::<u64>().ok());
+    Ok(begins.max().context("a log without segments")? + (1 << 20))
+}
+
+fn await_that(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<Duration> {
+    let began = Instant::now();
+    while !holds()? {
+        ensure!(began.elapsed() < PATIENCE, "not in time: {what}");
+        std::thread::sleep(POLL);
+    }
+    Ok(began.elapsed())
+}
+
+/// Kills a follower and waits until the log of the others begins behind everything that it has.
+fn leave_behind(cluster: &mut Cluster, load: &Load) -> Result<Node> {
+    load.await_acked(200)?;
+    let down = cluster.follower()?;
+    cluster.kill(down.id)?;
+    let had = end(&down)?;
+    await_that("the log begins behind the follower", || {
+        load.await_acked(50)?;
+        let others = cluster.nodes()?.into_iter().filter(|node| node.id != down.id);
+        Ok(others.map(|node| begin(&node)).collect::<Result<Vec<_>>>()?.into_iter().all(|begin| begin >= had))
+    })?;
+    Ok(down)
+}
+
+/// Number of the state folder of a node: each snapshot that is switched to raises it.
+fn generation(node: &Node) -> Option<u64> {
+    let names = std::fs::read_dir(node.data_dir.join("broker-a")).ok()?;
+    let names = names.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()));
+    names.filter_map(|name| name.strip_prefix("gen-")?.parse().ok()).max()
+}
+
+fn is_pulling(node: &Node) -> bool {
+    let take = node.data_dir.join("broker-a/snap/take");
+    let has = |folder: &Path| std::fs::read_dir(folder).is_ok_and(|mut names| names.next().is_some());
+    has(&take.join("log")) || has(&take.join("state"))
+}
+
+/// Would break: a follower that was away for too long never comes back, or comes back with something else.
+#[test]
+fn a_follower_behind_the_log_comes_back_by_a_snapshot_under_load() {
+    let mut cluster = Cluster::start_with(&OPTIONS).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let plan = Plan { topic: "behind".into(), producers: 4, size: 4_096 };
+    let load = Load::start(cluster.namesrv(), dir.path(), &plan).unwrap();
+    let down = leave_behind(&mut cluster, &load).unwrap();
+    let before = load.acked();
+    let began = Instant::now();
+    cluster.restart(down.id).unwrap();
+    await_that("the follower has taken a snapshot", || Ok(generation(&down) > Some(0))).unwrap();
+    let took = began.elapsed();
+    load.await_acked(500).unwrap();
+    let acked = load.acked();
+    load.stop().unwrap();
+    report(&format!(
+        "a snapshot was taken {:.1} s after the start of the follower; {} messages were acknowledged meanwhile",
+        took.as_secs_f64(),
+        acked - before
+    ));
+    replicas::judge(&mut cluster).unwrap();
+}
+
+/// Would break: a pull or an installation that dies half-way, on either side.
+#[test]
+fn taker_and_giver_are_killed_while_a_snapshot_is_taken() {
+    let mut cluster = Cluster::start_with(&OPTIONS).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let plan = Plan { topic: "killed".into(), producers: 4, size: 4_096 };
+    let load = Load::start(cluster.namesrv(), dir.path(), &plan).unwrap();
+    let mut interrupted = 0;
+    for round in 0..4u64 {
+        let down = leave_behind(&mut cluster, &load).unwrap();
+        let old = generation(&down);
+        cluster.restart(down.id).unwrap();
+        let switched = || generation(&down) > old && !is_pulling(&down);
+        await_that("the pull begins", || Ok(is_pulling(&down) || switched())).unwrap();
+        std::thread::sleep(Duration::from_millis(round * 7));
+        interrupted += u64::from(!switched());
+        if round % 2 == 0 {
+            cluster.kill(down.id).unwrap();
+            load.await_acked(100).unwrap();
+            cluster.restart(down.id).unwrap();
+        } else {
+            let leader = cluster.await_leader(None).unwrap();
+            cluster.kill(leader.id).unwrap();
+            cluster.restart(leader.id).unwrap();
+        }
+        await_that("the follower has taken a snapshot", || Ok(switched())).unwrap();
+        load.await_acked(100).unwrap();
+    }
+    load.stop().unwrap();
+    report(&format!("{interrupted} of 4 snapshots were interrupted by a kill"));
+    replicas::judge(&mut cluster).unwrap();
+}
