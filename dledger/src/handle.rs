@@ -172,6 +172,8 @@ pub struct PeerStatus {
     pub lag_bytes: u64,
     /// Whether it was heard of in the current check-quorum round.
     pub active: bool,
+    /// Whether a snapshot is on its way there.
+    pub in_snapshot: bool,
 }
 
 /// Positions that the raft loop publishes for readers, without a lock.

@@ -58,10 +58,23 @@ struct RaftStatus {
     /// How far its wall clock is off the median of the group's.
     clock_off_ms: Option<u64>,
     peers: Vec<Peer>,
+    /// The snapshot that is being pulled; absent when none is.
+    snapshot: Option<Snapshot>,
+    /// Snapshots of other replicas that have come since the start.
+    snapshots_taken: u64,
     topics: usize,
     live_consumer_groups: usize,
     parked_pulls: usize,
     buffered_offsets: usize,
+}
+
+/// A snapshot that is being pulled.
+#[derive(Debug, Serialize)]
+struct Snapshot {
+    /// Bytes that it has.
+    bytes: u64,
+    /// Bytes of them that are still to come.
+    missing: u64,
 }
 
 /// A member as the log, or before the first change the config, tells it.
@@ -101,6 +114,8 @@ struct Peer {
     committed: u64,
     lag_bytes: u64,
     active: bool,
+    /// Whether a snapshot is on its way there.
+    in_snapshot: bool,
 }
 
 /// Digest of the logical state, as JSON.
@@ -150,6 +165,7 @@ fn answer(responder: Responder, body: &impl Serialize) {
 
 fn render(replica: &Replica, status: GroupStatus) -> RaftStatus {
     let identity = replica.identity();
+    let snapshots = replica.handle.snapshots();
     let genesis = replica.tables().genesis();
     let born = genesis.iter().flat_map(|genesis| &genesis.members).map(|member| Member {
         raft_id: member.raft_id,
@@ -215,8 +231,11 @@ fn render(replica: &Replica, status: GroupStatus) -> RaftStatus {
                 committed: peer.committed,
                 lag_bytes: peer.lag_bytes,
                 active: peer.active,
+                in_snapshot: peer.in_snapshot,
             })
             .collect(),
+        snapshot: (snapshots.total > 0).then_some(Snapshot { bytes: snapshots.total, missing: snapshots.missing }),
+        snapshots_taken: snapshots.taken,
         topics: replica.tables().topics().len(),
         live_consumer_groups: replica.consumers.group_count(),
         parked_pulls: replica.pulls.len(),

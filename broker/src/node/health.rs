@@ -52,7 +52,7 @@ impl Readiness for Health {
 
 /// Figures of each group in the text format of Prometheus.
 fn metrics(replicas: &[Arc<Replica>]) -> String {
-    let gauges: [Figure; 13] = [
+    let gauges: [Figure; 14] = [
         ("ledgermq_leads", "1 when this replica leads and serves, else 0", |replica| u64::from(replica.serves())),
         (
             "ledgermq_abstains",
@@ -90,7 +90,7 @@ fn metrics(replicas: &[Arc<Replica>]) -> String {
             replica.consumers.group_count() as u64
         }),
     ];
-    let counters: [Figure; 7] = [
+    let counters: [Figure; 9] = [
         (
             "ledgermq_log_mended_runs_total",
             "damaged parts of the log that were mended from another member",

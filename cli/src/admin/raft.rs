@@ -59,15 +59,29 @@ pub(super) async fn status(admin: &Admin, as_json: bool) -> Result<()> {
                 cell(&replica["durable"]["index"]),
                 cell(&replica["commit"]),
                 cell(&replica["applied"]),
+                snapshot(replica),
                 cell(&replica["address"]),
             ]
         })
         .collect();
     say(table(
-        &["GROUP", "RAFT ID", "MEMBER", "ROLE", "TERM", "LAST", "DURABLE", "COMMITTED", "APPLIED", "ADDRESS"],
+        &["GROUP", "RAFT ID", "MEMBER", "ROLE", "TERM", "LAST", "DURABLE", "COMMITTED", "APPLIED", "SNAPSHOT", "ADDRESS"],
         &rows,
     ));
     Ok(())
+}
+
+/// How far a replica is with the snapshot that it pulls, and on a leader who is on the way to one.
+fn snapshot(replica: &Value) -> String {
+    let pulled = |key: &str| replica["snapshot"][key].as_u64();
+    if let (Some(bytes), Some(missing)) = (pulled("bytes"), pulled("missing")) {
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        return format!("{} of {} MiB", mib(bytes.saturating_sub(missing)), mib(bytes));
+    }
+    let peers = replica["peers"].as_array().map_or(&[][..], Vec::as_slice);
+    let taking = peers.iter().filter(|peer| peer["inSnapshot"] == json!(true)).map(|peer| peer["raftId"].to_string());
+    let taking: Vec<String> = taking.collect();
+    if taking.is_empty() { "-".to_owned() } else { format!("for {}", taking.join(", ")) }
 }
 
 /// Groups and addresses of members that no name server lists: learners, mostly.
@@ -110,5 +124,15 @@ mod tests {
         ];
         assert_eq!(missing(&replicas), [json!({"brokerName": "broker-a", "raftId": 3, "role": "missing"})]);
         assert!(missing(&[json!({"brokerName": "broker-a", "role": "unreachable"})]).is_empty());
+    }
+
+    /// Would break: seeing how long a replica that takes a snapshot will still be away.
+    #[test]
+    fn a_snapshot_on_its_way_is_told_on_both_sides() {
+        let taker = json!({"snapshot": {"bytes": 100 << 20, "missing": 60 << 20}, "peers": []});
+        assert_eq!(snapshot(&taker), "40 of 100 MiB");
+        let giver = json!({"peers": [{"raftId": 2, "inSnapshot": false}, {"raftId": 3, "inSnapshot": true}]});
+        assert_eq!(snapshot(&giver), "for 3");
+        assert_eq!(snapshot(&json!({"role": "unreachable"})), "-");
     }
 }

@@ -1,6 +1,6 @@
 //! What a group says of itself, to its loop, to people and to checkers.
 
-use raft::StateRole;
+use raft::{ProgressState, StateRole};
 
 use super::GroupCore;
 use crate::handle::{GroupStatus, PeerStatus, RoleView, Standing};
@@ -87,6 +87,7 @@ impl<S: Stamper> GroupCore<S> {
                     committed: progress.committed_index,
                     active: progress.recent_active,
                     lag_bytes: self.lag_bytes(progress.matched),
+                    in_snapshot: progress.state == ProgressState::Snapshot,
                 })
                 .collect();
             peers.sort_by_key(|peer| peer.raft_id);
