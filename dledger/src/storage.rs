@@ -217,15 +217,16 @@ impl GroupStorage {
         self.prepared.clear();
     }
 
-    /// Places and chains entries that a Ready handed over. Replaces a conflicting suffix.
-    pub(crate) fn append(&mut self, entries: Vec<Entry>) -> Result<Appended, StorageFailure> {
+    /// Places and chains entries that a Ready handed over. Replaces a conflicting suffix. `known` is the last committed frame as
+    /// far as it is known: mostly what a suffix is cut behind, and nothing to look for on a disk that may be damaged there.
+    pub(crate) fn append(&mut self, entries: Vec<Entry>, known: &FramePos) -> Result<Appended, StorageFailure> {
         let mut appended = Appended::default();
         let Some(first) = entries.first().map(|entry| entry.index) else {
             return Ok(appended);
         };
         assert!(first <= self.tail.index + 1, "entries {first}.. would leave a gap behind {:?}", self.tail);
         if first <= self.tail.index {
-            let keep = self.frame_at(first - 1)?;
+            let keep = if first - 1 == known.index { *known } else { self.frame_at(first - 1)? };
             self.truncate(keep);
             appended.truncate_to = Some(keep);
         }

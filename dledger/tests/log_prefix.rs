@@ -134,18 +134,36 @@ fn a_removal_may_be_cut_off_anywhere() {
     }
 }
 
-/// A prefix that ends in what is not durable would leave nothing to begin from.
-#[test]
-#[should_panic(expected = "cannot begin at")]
-fn an_unsynced_log_is_not_removed() {
-    let (_, bed) = Bed::sim(SMALL);
-    let mut writer = bed.open().unwrap();
-    writer.write(&append(&writer, &bed.layout, &entries())).unwrap();
+/// The beginning of the fifth segment of a log of [`entries`].
+fn fifth(bed: &Bed) -> FirstFrame {
     let at = frames(&bed.layout, FramePos::ORIGIN, &entries());
     let next = at.iter().find(|frame| frame.at.pos == LogPos(4 * SMALL)).unwrap().at;
     let prev = at[next.index as usize - 2].at;
-    let first = FirstFrame { index: next.index, pos: next.pos, prev_term: prev.term, prev_chain: prev.chain };
-    let _ = writer.remove_before(first);
+    FirstFrame { index: next.index, pos: next.pos, prev_term: prev.term, prev_chain: prev.chain }
+}
+
+/// A prefix that ends in what is not written would leave nothing to begin from.
+#[test]
+#[should_panic(expected = "cannot begin at")]
+fn an_unwritten_log_does_not_begin() {
+    let (_, bed) = Bed::sim(SMALL);
+    let _ = bed.open().unwrap().remove_before(fifth(&bed));
+}
+
+/// A prefix that ends in what is written and not synced, as in asynchronous groups, would leave nothing to begin from when the
+/// power goes.
+#[test]
+fn a_log_is_synced_before_it_begins_later() {
+    let (sim, bed) = Bed::sim(SMALL);
+    let mut writer = bed.open().unwrap();
+    writer.write(&append(&writer, &bed.layout, &entries())).unwrap();
+    let first = fifth(&bed);
+    writer.remove_before(first).unwrap();
+    drop(writer);
+    sim.power_cut_with(&mut |_| Fate::Lost);
+    let writer = bed.open().unwrap();
+    assert_eq!(writer.view().first(), (first.index, first.pos));
+    assert!(writer.tail().index >= first.index);
 }
 
 /// A prefix that goes segment by segment while the log grows: what is left of old frames in used files must not matter, however the

@@ -51,7 +51,8 @@ impl<S: Stamper> GroupCore<S> {
         let conf_indexes: Vec<u64> =
             entries.iter().filter(|entry| entry::is_conf_change(entry)).map(|entry| entry.index).collect();
         let install = snapshot.map(|snapshot| self.take_snapshot(number, &snapshot));
-        let appended = self.raft.mut_store().append(entries).map_err(|failure| self.placement(failure))?;
+        let appended =
+            self.raft.mut_store().append(entries, &self.committed_at).map_err(|failure| self.placement(failure))?;
         if let Some(keep) = appended.truncate_to {
             self.conf_indexes.split_off(&(keep.index + 1));
             self.damage_replaced(&keep);

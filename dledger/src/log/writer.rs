@@ -194,11 +194,15 @@ impl LogWriter {
     /// the files go. A start after a crash in between ends the work. Does nothing when the log begins there or later.
     ///
     /// # Panics
-    /// When the frame before `first` is not durable: recovery would have nothing to begin from.
+    /// When the frame before `first` is not written: recovery would have nothing to begin from.
     pub fn remove_before(&mut self, first: FirstFrame) -> io::Result<()> {
         self.guarded(|writer| {
             if first.pos <= writer.meta.first.pos {
                 return Ok(());
+            }
+            if first.pos > writer.durable.pos {
+                // An asynchronous group counts what is written; the new beginning must be on the disk.
+                writer.sync_frames()?;
             }
             assert!(
                 writer.layout.base_of(first.pos) == first.pos
