@@ -72,6 +72,9 @@ pub enum Unfit {
     /// Some of its log has gone bad and is not mended yet.
     #[error("a part of its log is damaged")]
     Damaged,
+    /// Its state is gone, and what it was made of was given up: it waits for another member's.
+    #[error("its state is lost, and comes from another member")]
+    Stateless,
 }
 
 impl Unfit {
@@ -82,11 +85,12 @@ impl Unfit {
             Some(Unfit::ClockOff) => 2,
             Some(Unfit::InDoubt) => 3,
             Some(Unfit::Damaged) => 4,
+            Some(Unfit::Stateless) => 5,
         }
     }
 
     fn of_code(code: u8) -> Option<Unfit> {
-        [Unfit::DiskHangs, Unfit::ClockOff, Unfit::InDoubt, Unfit::Damaged]
+        [Unfit::DiskHangs, Unfit::ClockOff, Unfit::InDoubt, Unfit::Damaged, Unfit::Stateless]
             .into_iter()
             .find(|unfit| Unfit::code(Some(*unfit)) == code)
     }

@@ -76,11 +76,13 @@ pub enum Bug {
     SnapshotNotReported,
     /// The state in a snapshot is newer than its manifest says.
     SnapshotStateAhead,
+    /// A replica without a state takes any snapshot, also one that ends in front of what it has acknowledged.
+    StateBehindLog,
 }
 
 impl Bug {
     /// All of them, in a fixed order.
-    pub const ALL: [Bug; 34] = [
+    pub const ALL: [Bug; 35] = [
         Bug::VoteNotSynced,
         Bug::AckBeforeQuorum,
         Bug::UnchainedCrc,
@@ -115,6 +117,7 @@ impl Bug {
         Bug::SnapshotForgetsMembers,
         Bug::SnapshotNotReported,
         Bug::SnapshotStateAhead,
+        Bug::StateBehindLog,
     ];
 
     /// Name for the command line.
@@ -154,6 +157,7 @@ impl Bug {
             Bug::SnapshotForgetsMembers => "snapshot-forgets-members",
             Bug::SnapshotNotReported => "snapshot-not-reported",
             Bug::SnapshotStateAhead => "snapshot-state-ahead",
+            Bug::StateBehindLog => "state-behind-log",
         }
     }
 

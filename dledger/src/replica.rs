@@ -141,7 +141,8 @@ pub enum OpenError {
 
 /// Opens a replica. `layer` makes the layer above, given who this is, the constants, the generation of its state
 /// folder and the read side of the log. It is asked a second time, for a new generation, when what it held first had taken
-/// in more than the log still has: everything that was made of the lost entries is dropped with the rest (R6).
+/// in more than the log still has: everything that was made of the lost entries is dropped with the rest (R6). A state that
+/// cannot be made of the log, since the log does not begin with the first entry any more, comes from another member by a snapshot.
 ///
 /// # Errors
 /// [`OpenError`]; nothing on disk was cut then, but for a torn tail that no acknowledgement covered.
@@ -194,21 +195,30 @@ pub fn open<S: Stamper, M: StateMachine>(
     let layer_error = |reason| OpenError::Layer { group, reason };
     let (mut stamper, mut machine) = layer(&meta, &view).map_err(layer_error)?;
     let applied = machine.applied().at;
-    if applied.index > tail.index && meta.first.index == 1 {
+    let is_ahead = applied.index > tail.index;
+    // What it would have to take in first was given up: half a state is of no more use than none.
+    let is_behind = applied.index > 0 && applied.index.min(machine.replay_from()) + 1 < meta.first.index;
+    if is_ahead || is_behind {
         drop((stamper, machine));
         let lost_generation = meta.generation;
         meta.generation += 1;
-        meta.doubts |= Doubts::STATE_AHEAD;
-        tracing::warn!(%group, ?applied, ?tail, generation = meta.generation, "the state is ahead of the log: made anew from it");
+        if is_ahead {
+            meta.doubts |= Doubts::STATE_AHEAD;
+        }
+        tracing::warn!(%group, ?applied, ?tail, first = meta.first.index, generation = meta.generation, "the state does not fit the log: given up");
         writer.store_meta(&meta, true).map_err(io)?;
         remove_generation(fs, dir, lost_generation).map_err(io)?;
         (stamper, machine) = layer(&meta, &view).map_err(layer_error)?;
     }
     let mut applier = Applier::new(group, machine);
-    applier.replay(&view).map_err(|error| match error {
-        ReplayError::View(error) => OpenError::View(error),
-        ReplayError::Apply(source) => OpenError::Replay { group, source },
-    })?;
+    if applier.applied().at.index + 1 < meta.first.index {
+        tracing::warn!(%group, first = meta.first.index, "the state is gone, and so is the log that it was made of: another member's is needed");
+    } else {
+        applier.replay(&view).map_err(|error| match error {
+            ReplayError::View(error) => OpenError::View(error),
+            ReplayError::Apply(source) => OpenError::Replay { group, source },
+        })?;
+    }
     damage.extend(view.damaged_behind(&applier.applied().at));
     let identity = meta.identity;
     let giver = Giver::new(fs, dir, group, meta.constants, at_birth(&meta.birth_members), view.clone());

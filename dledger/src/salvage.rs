@@ -25,6 +25,7 @@ use crate::log::{Doubts, LogView, Meta, MetaError, MetaFile};
 use crate::log_io;
 use crate::replica::{self, OpenError, OpenReplica, Supply};
 use crate::seam::{ApplyError, Membership, Stamper, StateMachine};
+use crate::snapshot::install;
 use crate::types::{FramePos, GroupId, RaftId};
 
 /// How far the term jumps: no member that is gone has campaigned so often unseen.
@@ -83,6 +84,15 @@ pub enum SalvageError {
     /// Its state machine refuses an entry.
     #[error(transparent)]
     Apply(#[from] ApplyError),
+    /// Its state is gone, and its log does not begin with the first entry.
+    #[error(
+        "the state in {} is gone, and the log does not begin with the first entry any more: nothing can be made of it; take \
+         another survivor", dir.display()
+    )]
+    Stateless {
+        /// The group's folder.
+        dir: PathBuf,
+    },
     /// The disk.
     #[error("cannot write in {}: {source}", dir.display())]
     Io {
@@ -122,6 +132,13 @@ pub fn unsafe_recover<S: Stamper, M: StateMachine>(
     layer: impl FnMut(&Meta, &LogView) -> Result<(S, M), String>,
 ) -> Result<Recovered, SalvageError> {
     let io = |source| SalvageError::Io { dir: dir.to_owned(), source };
+    {
+        let (mut file, mut meta) = MetaFile::open(fs, dir)?;
+        if install::tidy(fs, dir, &meta).map_err(io)? {
+            meta.installing = false;
+            file.store_both(&meta).map_err(io)?;
+        }
+    }
     let survivor = look(fs, dir)?;
     {
         // Nobody is left who could say otherwise.
@@ -143,6 +160,9 @@ pub fn unsafe_recover<S: Stamper, M: StateMachine>(
         addresses: BTreeMap::new(),
     };
     let mut opened = replica::open(params, layer)?;
+    if opened.core.is_stateless() {
+        return Err(SalvageError::Stateless { dir: dir.to_owned() });
+    }
     let clock = Clock { mono: Duration::ZERO, wall_ms: 0 };
     let mut outputs = Outputs::default();
     let mut rounds = 0;

@@ -1,5 +1,5 @@
-//! Bugs in giving up a prefix of the log, in what a replica does that doubts its log, and in mending damage are found by the
-//! simulator with its own small layer (see `sim_replicated_log`).
+//! Bugs in giving up a prefix of the log, in what a replica does that doubts its log, in mending damage and in snapshots
+//! are found by the simulator with its own small layer (see `sim_replicated_log`).
 //! Those of the rest are looked for with the broker's layer, in the crate `tests`.
 #![cfg(feature = "planted-bugs")]
 #![allow(clippy::print_stdout, reason = "which seed found a bug is told")]
@@ -36,6 +36,11 @@ fn bugs_of_the_log_s_beginning_and_of_its_end_are_found() {
         Bug::RepairUnproved,
         Bug::DamageCutOff,
         Bug::RepairUnwritten,
+        Bug::SnapshotNotSynced,
+        Bug::SnapshotForgetsMembers,
+        Bug::SnapshotNotReported,
+        Bug::SnapshotStateAhead,
+        Bug::StateBehindLog,
     ] {
         plant::choose(Some(bug));
         let found = (1..=SEEDS).find_map(run);

@@ -212,3 +212,39 @@ fn a_second_snapshot_comes_before_the_first_is_persisted() {
         world.await_count("snapshot installed", 1, Duration::from_secs(8))
     });
 }
+
+/// A replica whose state was removed would never serve again, once the log does not begin with the first entry any more.
+#[test]
+fn a_replica_without_its_state_takes_anothers() {
+    play(&cutting(3, 3), 15, |world| {
+        world.await_leader(Duration::from_secs(4))?;
+        if !world.await_count("prefix removal", 3, Duration::from_secs(12))? {
+            return Ok(false);
+        }
+        let Some(leader) = world.newest_leader() else { return Ok(false) };
+        world.come_back_without_state(leader % 3 + 1, Death::Killed)?;
+        if !world.await_count("start without a state", 1, Duration::from_secs(2))? {
+            return Ok(false);
+        }
+        world.await_count("snapshot installed", 1, Duration::from_secs(8))
+    });
+}
+
+/// A replica whose log has lost its end with the page cache, but not its state, would not start.
+#[test]
+fn a_state_ahead_of_a_log_that_begins_later_gives_way_to_anothers() {
+    let mut plan = cutting(3, 3);
+    plan.tuning.flush = Flush::Async;
+    play(&plan, 1, |world| {
+        world.await_leader(Duration::from_secs(4))?;
+        if !world.await_count("prefix removal", 3, Duration::from_secs(12))? {
+            return Ok(false);
+        }
+        let Some(leader) = world.newest_leader() else { return Ok(false) };
+        world.come_back_without_state(leader % 3 + 1, Death::PowerCut)?;
+        if !world.await_count("start without a state", 1, Duration::from_secs(2))? {
+            return Ok(false);
+        }
+        world.await_count("snapshot installed", 1, Duration::from_secs(8))
+    });
+}

@@ -172,3 +172,34 @@ fn an_empty_node_takes_the_place_of_a_lost_one_behind_the_logs_begin() {
     load.stop().unwrap();
     replicas::judge(&mut cluster).unwrap();
 }
+
+/// Would break: a folder of state that is lost while its log is there, which has been cut, would be the end of the replica.
+#[test]
+fn a_replica_without_its_state_takes_anothers() {
+    let mut cluster = Cluster::start_with(&OPTIONS).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let plan = Plan { topic: "stateless".into(), producers: 4, size: 4_096 };
+    let load = Load::start(cluster.namesrv(), dir.path(), &plan).unwrap();
+    load.await_acked(200).unwrap();
+    await_that("the log of everybody begins later", || {
+        load.await_acked(50)?;
+        Ok(cluster.nodes()?.iter().map(begin).collect::<Result<Vec<_>>>()?.into_iter().all(|begin| begin > 0))
+    })
+    .unwrap();
+    let down = cluster.follower().unwrap();
+    cluster.kill(down.id).unwrap();
+    let old = generation(&down).unwrap();
+    std::fs::remove_dir_all(down.data_dir.join(format!("broker-a/gen-{old}"))).unwrap();
+    let before = load.acked();
+    let began = Instant::now();
+    cluster.restart(down.id).unwrap();
+    await_that("the replica has taken a state", || Ok(generation(&down) > Some(old))).unwrap();
+    report(&format!(
+        "a replica without a state had one {:.1} s after its start; {} messages were acknowledged meanwhile",
+        began.elapsed().as_secs_f64(),
+        load.acked() - before
+    ));
+    load.await_acked(500).unwrap();
+    load.stop().unwrap();
+    replicas::judge(&mut cluster).unwrap();
+}

@@ -65,7 +65,19 @@ pub(super) async fn status(admin: &Admin, as_json: bool) -> Result<()> {
         })
         .collect();
     say(table(
-        &["GROUP", "RAFT ID", "MEMBER", "ROLE", "TERM", "LAST", "DURABLE", "COMMITTED", "APPLIED", "SNAPSHOT", "ADDRESS"],
+        &[
+            "GROUP",
+            "RAFT ID",
+            "MEMBER",
+            "ROLE",
+            "TERM",
+            "LAST",
+            "DURABLE",
+            "COMMITTED",
+            "APPLIED",
+            "SNAPSHOT",
+            "ADDRESS",
+        ],
         &rows,
     ));
     Ok(())

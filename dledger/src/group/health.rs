@@ -114,6 +114,9 @@ impl<S: Stamper> GroupCore<S> {
         if !self.meta.doubts.is_none() && !plant::on(Bug::AbstainerVotes) {
             return Some(Unfit::InDoubt);
         }
+        if self.is_stateless() {
+            return Some(Unfit::Stateless);
+        }
         if self.is_damaged() {
             return Some(Unfit::Damaged);
         }

@@ -296,7 +296,8 @@ impl<S: Stamper> GroupCore<S> {
 
     /// Whether this replica is no member any more, by what it has applied or by what a member has told it.
     pub fn is_removed(&self) -> bool {
-        self.told_removed || (!self.meta.joining && !self.membership.contains(self.raft_id))
+        let unknown = self.meta.joining || self.is_stateless();
+        self.told_removed || (!unknown && !self.membership.contains(self.raft_id))
     }
 
     /// A member says that this replica was removed: it is done with campaigns. It may have missed the entry itself, since nobody

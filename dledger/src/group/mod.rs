@@ -58,6 +58,11 @@ pub(crate) use report::CARRIER as REPORT_CARRIER;
 pub use snapshot::{CheckpointOrder, PullOrder};
 pub use tuning::{Flush, GroupTuning};
 
+/// Whether this answers a question for a vote.
+fn is_vote(message: &Message) -> bool {
+    matches!(message.get_msg_type(), MessageType::MsgRequestVoteResponse | MessageType::MsgRequestPreVoteResponse)
+}
+
 /// raft-rs draws its election time-outs from a generator that cannot be seeded. It is given one that never runs out,
 /// and [`GroupCore::tick`] starts the campaigns itself, after a time of its own drawing.
 const ELECTION_TICKS_NEVER: usize = 1 << 30;
@@ -211,13 +216,12 @@ impl<S: Stamper> GroupCore<S> {
         let group = meta.identity.group;
         let raft_id = meta.identity.raft_id;
         let refuse = |reason: String| GroupError::Start { group, reason };
-        if applied.at.index + 1 < meta.first.index {
-            return Err(refuse(format!(
-                "its state is at entry {} but its log begins at entry {}: the state folder belongs to another log; \
-                 rebuild the replica under a new raft id",
-                applied.at.index, meta.first.index
-            )));
-        }
+        // Nothing can be applied before another member's state is here.
+        let stateless = applied.at.index + 1 < meta.first.index;
+        let applied = match stateless {
+            true => AppliedState { at: meta.first.before(), membership: None },
+            false => applied,
+        };
         if applied.at.index > tail.index {
             return Err(refuse(format!(
                 "its state is at entry {} but its log ends at entry {}: the state folder belongs to another log; \
@@ -229,7 +233,7 @@ impl<S: Stamper> GroupCore<S> {
         meta.joining &= !membership.contains(raft_id);
         // R3: the hint is clamped to what is there; R9: the log may prove a term that the meta slot does not know.
         // Nothing behind damage is handed to apply before it is mended.
-        let hold = repair::hold(damage.iter(), applied.at.index);
+        let hold = if stateless { applied.at.index } else { repair::hold(damage.iter(), applied.at.index) };
         let commit = meta.commit_hint.min(tail.index).min(hold).max(applied.at.index);
         let (term, vote) = if tail.term > meta.term { (tail.term, raft_id) } else { (meta.term, meta.vote) };
         let hard_state = HardState { term, vote, commit, ..HardState::default() };
@@ -298,7 +302,7 @@ impl<S: Stamper> GroupCore<S> {
             prefix: prefix::Prefix::default(),
             doubt: doubt::Doubt::default(),
             repairs: repair::Repairs::default(),
-            snapshots: snapshot::Snapshots::default(),
+            snapshots: snapshot::Snapshots::new(stateless),
             meta,
             hint_written: clock.mono,
             hinted: (tail.index, commit),
@@ -360,6 +364,7 @@ impl<S: Stamper> GroupCore<S> {
         self.note_spared();
         self.doubt_tick();
         self.repair_tick();
+        self.ask_for_state();
         self.watch_snapshots();
         let may_campaign = self.may_campaign();
         let raft = &mut self.raft.raft;
@@ -420,6 +425,10 @@ impl<S: Stamper> GroupCore<S> {
             tracing::warn!(group = %self.group, peer = from, "dropped a message that no member sends");
             return;
         }
+        if doubt::vote_asked(&raft).is_some() || is_vote(&raft) {
+            // Candidates tell what they know to be committed: it waits like what leaders tell.
+            raft.commit = raft.commit.min(self.commit_hold());
+        }
         match raft.get_msg_type() {
             MessageType::MsgAppend => {
                 let limit = self.raft.store().layout().max_frame_len();
@@ -448,6 +457,12 @@ impl<S: Stamper> GroupCore<S> {
                 return;
             }
             MessageType::MsgAppendResponse => {
+                match raft.request_snapshot {
+                    0 if !raft.reject => self.state_is_there(from, raft.index),
+                    0 => {}
+                    // It names what it has committed: nothing. raft-rs would take that for an old message.
+                    _ => raft.index = raft.index.max(self.raft.raft.prs().get(from).map_or(0, |it| it.matched)),
+                }
                 raft.reject_hint = raft.reject_hint.min(self.raft.raft.raft_log.last_index());
             }
             MessageType::MsgTimeoutNow if !self.may_campaign() => return,

@@ -79,8 +79,12 @@ impl<S: Stamper> GroupCore<S> {
         self.repairs.open.insert(run.prev.index + 1, Repair { run, wait: 0, written: false });
     }
 
-    /// Highest index that may be committed here: in front of damage that apply has not passed.
+    /// Highest index that may be committed here: in front of damage that apply has not passed, and nothing while there is no
+    /// state to apply it to.
     pub(super) fn commit_hold(&self) -> u64 {
+        if self.is_stateless() {
+            return self.handed_to_apply;
+        }
         if self.repairs.open.is_empty() {
             return u64::MAX;
         }

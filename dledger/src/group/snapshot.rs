@@ -72,9 +72,15 @@ pub(super) struct Snapshots {
     restoring: bool,
     /// The membership of a snapshot is in force since the last poll.
     members_changed: bool,
+    /// This replica has a log and no state that it could go on with.
+    stateless: bool,
 }
 
 impl Snapshots {
+    pub(super) fn new(stateless: bool) -> Snapshots {
+        Snapshots { stateless, ..Snapshots::default() }
+    }
+
     /// Whether something goes on only when apply does.
     pub(super) fn waits(&self) -> bool {
         self.installing.is_some() || self.restoring
@@ -82,6 +88,40 @@ impl Snapshots {
 }
 
 impl<S: Stamper> GroupCore<S> {
+    /// Whether this replica has a log and no state that it could go on with: nothing is committed here before another member's
+    /// state is. It votes and takes entries in as ever.
+    pub fn is_stateless(&self) -> bool {
+        self.snapshots.stateless
+    }
+
+    /// Once a tick: without a state, asks the leader for one that has everything that is in the log here. raft-rs takes no more
+    /// entries in then, so that nothing acknowledged lies behind the snapshot that takes the place of the log.
+    pub(super) fn ask_for_state(&mut self) {
+        let raft = &mut self.raft.raft;
+        if self.snapshots.stateless && raft.state == StateRole::Follower && raft.leader_id != 0 {
+            // Refused while it is asked for already, and before an entry of the leader's term is here.
+            let _ = raft.request_snapshot();
+        }
+    }
+
+    /// A member has everything up to `index`: a state that it has asked for before is no longer owed. raft-rs would send one after
+    /// the other.
+    pub(super) fn state_is_there(&mut self, peer: RaftId, index: u64) {
+        if let Some(progress) = self.raft.raft.mut_prs().get_mut(peer).filter(|it| it.pending_request_snapshot <= index)
+        {
+            progress.pending_request_snapshot = 0;
+        }
+    }
+
+    /// Whether a snapshot must not take the place of a log without a state: it would lack something that is acknowledged here, or
+    /// raft-rs would only take it for a proof of what is committed.
+    fn is_short_of_log(&self, index: u64, term: u64) -> bool {
+        let log = &self.raft.raft.raft_log;
+        let only_proof = self.raft.raft.pending_request_snapshot == 0 && log.match_term(index, term);
+        let is_short = self.snapshots.stateless && (index < log.last_index() || only_proof);
+        is_short && !plant::on(Bug::StateBehindLog)
+    }
+
     /// A checkpoint was made and can be read from now on, or could not be made.
     pub fn checkpoint_made(&mut self, made: Option<&Manifest>) {
         self.snapshots.asked = false;
@@ -106,6 +146,9 @@ impl<S: Stamper> GroupCore<S> {
         }
         let incoming = self.snapshots.incoming.take().expect("just seen");
         let Some(staged) = staged else { return false };
+        if self.is_short_of_log(staged.manifest.tail.index, staged.manifest.tail.term) {
+            return false;
+        }
         let from = incoming.message.from;
         if let Err(error) = self.raft.step(incoming.message) {
             tracing::debug!(group = %self.group, peer = from, %error, "snapshot not taken");
@@ -134,11 +177,16 @@ impl<S: Stamper> GroupCore<S> {
             return;
         }
         let log = &self.raft.raft.raft_log;
-        let known = manifest.tail.index <= log.committed || log.match_term(manifest.tail.index, manifest.tail.term);
+        let known = manifest.tail.index <= log.committed
+            || (!self.snapshots.stateless && log.match_term(manifest.tail.index, manifest.tail.term));
         let member = manifest.membership.contains(self.raft_id);
         if message.term < self.raft.raft.term || known {
             let _ = self.raft.step(message);
             self.draw_election_timeout();
+            return;
+        }
+        if self.is_short_of_log(manifest.tail.index, manifest.tail.term) {
+            // The leader hears what is asked for with the next heartbeat.
             return;
         }
         if !member {
@@ -261,6 +309,7 @@ impl<S: Stamper> GroupCore<S> {
         self.heard.retain(|id, _| self.membership.contains(*id));
         self.meta.joining &= !self.membership.contains(self.raft_id);
         self.snapshots.members_changed |= changed;
+        self.snapshots.stateless = false;
         self.handed_to_apply = manifest.tail.index;
         self.committed_at = manifest.tail;
         self.conf_commit_durable = self.conf_commit_durable.max(manifest.tail.index);

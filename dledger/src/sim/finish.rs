@@ -116,8 +116,9 @@ impl<H: Host> World<H> {
         let nodes = self.nodes.iter().map(|node| match &node.live {
             None => format!("{}: down", node.id),
             Some(live) => format!(
-                "{}: {:?} last {} commit {} applied {} voters {:?} doubts {}",
+                "{}{}: {:?} last {} commit {} applied {} voters {:?} doubts {}",
                 node.id,
+                if live.core.is_stateless() { " without a state" } else { "" },
                 live.core.role(),
                 live.core.last_index(),
                 live.core.commit_index(),

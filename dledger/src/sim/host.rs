@@ -88,6 +88,11 @@ pub trait Host {
     /// answered.
     fn died(&mut self, node: RaftId, store: &mut Self::Store, death: Death, rng: &mut SmallRng);
 
+    /// The state of a dead node is gone, where the layer can lose it.
+    fn lose_state(&mut self, store: &mut Self::Store) {
+        let _ = store;
+    }
+
     /// What a client sends to `node` now; `now_ms` is virtual time.
     fn operation(&mut self, node: RaftId, now_ms: u64, rng: &mut SmallRng) -> Operation<Self::Stamper>;
 

@@ -28,6 +28,7 @@ pub(super) enum Left {
 impl<H: Host> World<H> {
     pub(super) fn start(&mut self, id: RaftId) -> Result<(), Violation> {
         let election_seed = self.rng.random();
+        self.lose_state(id);
         let World { seed, plan, host, now, nodes, .. } = self;
         let node = &mut nodes[id as usize - 1];
         let faults_before = node.disk.counters().faults;
@@ -47,6 +48,10 @@ impl<H: Host> World<H> {
         let node = &mut self.nodes[id as usize - 1];
         let run = node.run;
         let live = node.live.as_ref().expect("just opened");
+        if live.core.is_stateless() {
+            self.count("start without a state");
+        }
+        let live = self.nodes[id as usize - 1].live.as_ref().expect("just opened");
         let (hard_state, commit) = (live.core.hard_state(), live.core.commit_index());
         self.trace("started", hard_state.0, commit);
         let live = self.nodes[id as usize - 1].live.as_ref().expect("just opened");
@@ -62,6 +67,21 @@ impl<H: Host> World<H> {
         self.plan_scrub(id);
         self.ring(id);
         Ok(())
+    }
+
+    /// The state of a node is gone at its start, when all others run and have theirs: a group whose states are all gone cannot be
+    /// helped.
+    fn lose_state(&mut self, id: RaftId) {
+        let one_in = self.plan.lost_state;
+        let others_have = self.nodes.iter().filter(|node| node.id != id).all(|node| {
+            let live = node.live.as_ref();
+            live.is_some_and(|live| !live.core.is_stateless() && live.core.applied_index() > 0)
+        });
+        if !self.faults_on || one_in == 0 || !others_have || !self.rng.random_ratio(1, one_in) {
+            return;
+        }
+        let World { host, nodes, .. } = self;
+        host.lose_state(&mut nodes[id as usize - 1].store);
     }
 
     /// A node dies and, while restarts are on, starts again some time later.

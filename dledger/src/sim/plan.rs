@@ -75,6 +75,8 @@ pub struct Plan {
     pub(super) rot: bool,
     /// All nodes lose their power when the faults end.
     pub(super) cut_at_end: bool,
+    /// One in so many starts finds no state, one node at a time; 0 for none.
+    pub(super) lost_state: u32,
 }
 
 impl Plan {
@@ -105,12 +107,18 @@ impl Plan {
             stale_word: false,
             rot: false,
             cut_at_end: false,
+            lost_state: 0,
         }
     }
 
     /// One in so many jobs that install a snapshot is the last thing that a node does; 0 for none.
     pub fn die_in_install(&mut self, one_in: u32) {
         self.die_in_install = one_in;
+    }
+
+    /// One in so many starts finds no state; 0 for none.
+    pub fn lost_state(&mut self, one_in: u32) {
+        self.lost_state = one_in;
     }
 
     /// The plan of a seed.
@@ -161,7 +169,8 @@ impl Plan {
             && SmallRng::seed_from_u64(seed ^ 0x6b65_6570).random_bool(0.5);
         // Members that lag may be left behind: they come back by a snapshot.
         let apart = &mut SmallRng::seed_from_u64(seed ^ 0x736e_6170);
-        if apart.random_bool(0.5) && !plan.forgotten_change && !is_async {
+        // So do members whose state is ahead of what a power cut has left of their log.
+        if apart.random_bool(0.5) && !plan.forgotten_change && (!is_async || apart.random_bool(0.5)) {
             plan.retention = true;
             plan.tuning.lag_hold_bytes = apart.random_range(0..segment_size);
             plan.tuning.lag_hold = Duration::from_millis(apart.random_range(50..1_500));
@@ -175,6 +184,9 @@ impl Plan {
         plan.rot = SmallRng::seed_from_u64(seed ^ 0x726f_7421).random_ratio(1, 3);
         if plan.tuning.lag_hold != Duration::MAX {
             plan.faults.push((Fault::LeaveBehind, apart.random_range(3..=10)));
+        }
+        if plan.retention && apart.random_bool(0.5) {
+            plan.lost_state = apart.random_range(2..12);
         }
         plan.fault_gap = rng.random_range(150..1_200) * MS;
         plan.die_in_cut = if rng.random_bool(0.5) { rng.random_range(1..4) } else { 0 };

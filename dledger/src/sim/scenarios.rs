@@ -238,6 +238,21 @@ impl<H: Host> World<H> {
         Ok(lost)
     }
 
+    /// A node dies, and its state is gone when it comes back: as if its folder had been removed, or with its page cache.
+    ///
+    /// # Errors
+    /// What a checker saw.
+    pub fn come_back_without_state(&mut self, id: RaftId, death: Death) -> Result<(), Violation> {
+        self.hold_restarts();
+        self.end_as(id, death, Left::Nothing)?;
+        if death == Death::Killed {
+            let World { host, nodes, .. } = self;
+            host.lose_state(&mut nodes[id as usize - 1].store);
+        }
+        self.release_restarts();
+        self.restart(id)
+    }
+
     /// All nodes lose their power, and all come back in doubt of their logs: but for one at first, then that one too.
     ///
     /// Returns whether nobody led while one was missing.

@@ -33,7 +33,11 @@ impl<H: Host> World<H> {
     pub(super) fn carry_snapshots(&mut self, id: RaftId, out: &mut Outputs<H::Stamper>) -> Result<(), Violation> {
         let run = self.node(id).run;
         match out.checkpoint.take() {
-            Some(CheckpointOrder::Make(_)) if self.plan.retention && self.plan.tuning.lag_hold == Duration::MAX => {
+            Some(CheckpointOrder::Make(_))
+                if self.plan.retention
+                    && self.plan.tuning.lag_hold == Duration::MAX
+                    && self.counted("start without a state") == 0 =>
+            {
                 let detail = format!("node {id} has cut its log in front of a member that may not be left behind");
                 return Err(Violation::new("prefix-held-for-members", detail));
             }

@@ -125,6 +125,13 @@ impl QueueStore {
         }
     }
 
+    /// Nothing is left, as if its folder had been removed.
+    pub(super) fn lose(&self) {
+        let shared = &mut *self.shared.lock();
+        let (flush_every, generation, loaded) = (shared.flush_every, shared.generation, shared.loaded.take());
+        *shared = Shared { flush_every, generation, loaded, ..Shared::default() };
+    }
+
     /// Handles of the process that died see nothing of what comes after it.
     pub(super) fn detach(&mut self) {
         let taken = std::mem::take(&mut *self.shared.lock());

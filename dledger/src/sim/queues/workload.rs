@@ -164,6 +164,10 @@ impl Host for QueueHost {
         Ok((QueueStamper::new(&store.shared, place.view), machine))
     }
 
+    fn lose_state(&mut self, store: &mut QueueStore) {
+        store.lose();
+    }
+
     fn died(&mut self, _node: RaftId, store: &mut QueueStore, death: Death, rng: &mut SmallRng) {
         store.died(death, rng);
         // No process holds on to what it had.
