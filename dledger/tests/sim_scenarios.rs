@@ -248,3 +248,21 @@ fn a_state_ahead_of_a_log_that_begins_later_gives_way_to_anothers() {
         world.await_count("snapshot installed", 1, Duration::from_secs(8))
     });
 }
+
+/// A member that is down would hold the log back for ever, when the leader changes after it has gone: the new one knows nothing
+/// of it.
+#[test]
+fn a_new_leader_does_not_wait_for_a_member_that_is_gone() {
+    let mut plan = cutting(3, 3);
+    plan.tuning.lag_hold = Duration::from_secs(3_600);
+    play(&plan, 18, |world| {
+        let leader = world.await_leader(Duration::from_secs(4))?;
+        world.run_for(Duration::from_millis(300))?;
+        world.partition(&[leader % 3 + 1]);
+        world.run_for(Duration::from_millis(300))?;
+        world.kill(leader, Death::Killed)?;
+        let goes_on = world.await_count("prefix removal", 8, Duration::from_secs(15))?;
+        world.heal();
+        Ok(goes_on && world.await_count("snapshot installed", 1, Duration::from_secs(8))?)
+    });
+}

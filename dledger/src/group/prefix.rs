@@ -26,6 +26,8 @@ use crate::types::{LogPos, RaftId};
 struct Mark {
     commit: u64,
     taken: Duration,
+    /// Where the log ended then.
+    end: LogPos,
 }
 
 /// What the group knows about the beginning of its log.
@@ -66,15 +68,17 @@ impl<S: Stamper> GroupCore<S> {
         self.prefix.marks.retain(|id, _| progress.iter().any(|(member, _)| member == id));
         let mut spared = commit.min(self.durable.index);
         for (id, matched) in progress.into_iter().filter(|(id, _)| *id != self.raft_id) {
-            let (mark, up_to_date) = self.prefix.marks.entry(id).or_insert((Mark { commit, taken: now }, now));
+            let (mark, up_to_date) = self.prefix.marks.entry(id).or_insert((Mark { commit, taken: now, end }, now));
             if matched >= mark.commit {
                 *up_to_date = mark.taken;
-                *mark = Mark { commit, taken: now };
+                *mark = Mark { commit, taken: now, end };
             }
-            // Not heard of since it or this leadership began: it may have everything, and it holds the log back for its time.
-            let there =
-                if matched > 0 { self.raft.store().view().near(matched) } else { Some(self.raft.store().tail()) };
-            let behind = there.map_or(end.0, |at| end.0.saturating_sub(at.pos.0));
+            // Not heard of since it or this leadership began: it may have had everything then, and lacks what came since.
+            let there = match matched {
+                0 => mark.end,
+                _ => self.raft.store().view().near(matched).map_or(LogPos(0), |at| at.pos),
+            };
+            let behind = end.0.saturating_sub(there.0);
             let lost = behind > self.tuning.lag_hold_bytes || now - *up_to_date > self.tuning.lag_hold;
             if !lost {
                 spared = spared.min(matched);
