@@ -98,11 +98,28 @@ pub struct BrokerConfig {
     /// Default false.
     #[serde(default)]
     pub insecure: bool,
+    /// Certificates with which the nodes meet each other, the same CA on all nodes: `{ cert = "…", key = "…", ca = "…" }`. Default: none,
+    /// Raft traffic is in plain. Read again when they change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_tls: Option<PeerTlsConfig>,
     /// Bounds on memory and connections.
     #[serde(default)]
     pub limits: Limits,
     /// The groups that this node holds a replica of, at least one.
     pub groups: Vec<GroupConfig>,
+}
+
+/// TLS of the Raft address: PEM files, replaced in place while the node runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerTlsConfig {
+    /// This node's certificate, and those between it and the CA. It must name the host of the node's Raft address as `members` or the
+    /// log tell it (a DNS name or an IP address), and allow use by servers and by clients. Required.
+    pub cert: PathBuf,
+    /// Its private key. Required.
+    pub key: PathBuf,
+    /// The CA that signs the nodes' certificates; several while one is being replaced. Required.
+    pub ca: PathBuf,
 }
 
 /// When old messages are given up. Decided by the leader of a group, so it should be the same on all nodes.
@@ -376,8 +393,10 @@ impl BrokerConfig {
             return Ok(());
         }
         let groups = self.groups.iter().enumerate().map(|(n, group)| (format!("groups[{n}].listen"), group.listen));
-        let all = [("raft_listen".to_owned(), self.raft_listen), ("http_listen".to_owned(), self.http_listen)];
-        for (key, address) in all.into_iter().chain(groups) {
+        // Over TLS the Raft address hears nobody but the nodes.
+        let raft = self.peer_tls.is_none().then(|| ("raft_listen".to_owned(), self.raft_listen));
+        let all = raft.into_iter().chain([("http_listen".to_owned(), self.http_listen)]);
+        for (key, address) in all.chain(groups) {
             if !address.ip().is_loopback() {
                 return Err(ConfigError::Conflict {
                     first: key,
@@ -557,6 +576,19 @@ mod tests {
         assert_eq!(config.groups[0].advertised(), "127.0.0.1:10911");
         let again = parse(&toml::to_string(&config).unwrap()).unwrap();
         assert_eq!(config, again);
+    }
+
+    /// Over TLS the Raft address needs no other protection; the clients' ones still do.
+    #[test]
+    fn peer_tls_stands_for_insecure_on_the_raft_address() {
+        let tls = "peer_tls = { cert = \"a.pem\", key = \"b.pem\", ca = \"c.pem\" }";
+        let text = GOOD.replacen("node_id = 1", &format!("node_id = 1\nraft_listen = \"0.0.0.0:1\"\n{tls}"), 1);
+        let config = parse(&text).unwrap();
+        assert_eq!(parse(&toml::to_string(&config).unwrap()).unwrap(), config);
+        let error = parse(&text.replacen("ca = \"c.pem\"", "ca = \"c.pem\", pin = 1", 1)).unwrap_err();
+        assert!(error.contains("pin"), "{error}");
+        let open = text.replacen("listen = \"127.0.0.1:10911\"", "listen = \"10.0.0.1:10911\"", 1);
+        assert!(parse(&open).unwrap_err().contains("insecure"));
     }
 
     /// A wrong key or value must be refused with its name, so that a typing error never means a default.

@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ledgermq_dledger::fs::OsFs;
-use ledgermq_dledger::{GroupHandle, Node, NodeConfig, NodeError, RaftId, Scrub};
+use ledgermq_dledger::{GroupHandle, Node, NodeConfig, NodeError, PeerTlsFiles, RaftId, Scrub};
 use ledgermq_protocol::message::id::UniqKeyMaker;
 use ledgermq_protocol::remoting::frame::FrameLimits;
 use parking_lot::Mutex;
@@ -38,7 +38,7 @@ use self::leading::{give_back, hand_over_to_any, step_aside};
 use self::room::Room;
 use self::timers::run_timers;
 use crate::apply::BrokerMachine;
-use crate::config::{BrokerConfig, ConfigError, GroupConfig, Limits};
+use crate::config::{BrokerConfig, ConfigError, GroupConfig, Limits, PeerTlsConfig};
 use crate::consumer::group::ConsumerGroups;
 use crate::consumer::long_poll::ParkedPulls;
 use crate::consumer::producers::ProducerGroups;
@@ -167,9 +167,11 @@ impl BrokerNode {
             bytes_per_second: config.limits.scrub_bytes_per_second,
             pause: Duration::from_millis(config.limits.scrub_pause_ms),
         };
+        let peer_tls = config.peer_tls.clone().map(|PeerTlsConfig { cert, key, ca }| PeerTlsFiles { cert, key, ca });
         let node_config = NodeConfig {
             cluster_id: config.cluster_id,
             listen: config.raft_listen,
+            peer_tls,
             fs: Arc::new(OsFs),
             scrub: (scrub.bytes_per_second > 0).then_some(scrub),
             boot_id: drill_boot_id(&config.data_dir),

@@ -33,4 +33,5 @@ pub use handle::{
 pub use node::{GroupSetup, Layer, MemberAddress, Node, NodeConfig, NodeError};
 pub use scrub::Scrub;
 pub use seam::*;
+pub use transport::{PeerTlsError, PeerTlsFiles};
 pub use types::{FRAME_HEADER_LEN, Frame, FrameKind, FramePos, GroupId, LogPos, RaftId, split_transition};

@@ -29,7 +29,7 @@ use crate::scrub::{self, Scrub, Scrubbed};
 use crate::seam::{Completions, MemberInfo, Stamper, StateMachine};
 use crate::snapshot::serve::Gifts;
 use crate::snapshot::work::{Connect, Progress, SnapshotWork, Turn};
-use crate::transport::{self, Links, Local, LocalGroup};
+use crate::transport::{self, Links, Local, LocalGroup, PeerTls, PeerTlsError, PeerTlsFiles};
 use crate::types::{FramePos, GroupId, LogPos, RaftId};
 
 /// Bytes per second at which spare segments are filled with zeros: beside the log, not before it.
@@ -60,6 +60,8 @@ pub struct NodeConfig {
     pub cluster_id: Uuid,
     /// Address that peers dial.
     pub listen: SocketAddr,
+    /// Certificates with which peers are met; without them it is in plain.
+    pub peer_tls: Option<PeerTlsFiles>,
     /// The disk.
     pub fs: Arc<dyn Fs>,
     /// How logs are verified in the background; `None` for not at all.
@@ -113,6 +115,9 @@ pub enum NodeError {
         /// The system's own words.
         source: io::Error,
     },
+    /// The certificates.
+    #[error(transparent)]
+    PeerTls(#[from] PeerTlsError),
     /// Threads or runtime.
     #[error("cannot start: {0}")]
     Start(#[from] io::Error),
@@ -155,6 +160,8 @@ impl<M: StateMachine> Node<M> {
         let listener = TcpListener::bind(config.listen)
             .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
             .map_err(|source| NodeError::Listen { address: config.listen, source })?;
+
+        let peer_tls = config.peer_tls.map(PeerTls::load).transpose()?.map(Arc::new);
 
         let bell = Doorbell::new()?;
         let (requests, requests_in) = crossbeam_channel::bounded(REQUESTS_MAX);
@@ -251,9 +258,10 @@ impl<M: StateMachine> Node<M> {
             .enable_io()
             .enable_time()
             .build()?;
-        let local = Arc::new(Local::new(config.cluster_id, own_address, local_groups));
+        let local = Arc::new(Local::new(config.cluster_id, own_address, local_groups).secured(peer_tls.clone()));
         let links = {
             let _in_runtime = runtime.enter();
+            peer_tls.map(|certificates| runtime.spawn(certificates.follow()));
             let listener = tokio::net::TcpListener::from_std(listener)?;
             let told = events.clone();
             let gives = Box::new(move |group, peer| {

@@ -176,6 +176,7 @@ impl Cluster {
         let config = NodeConfig {
             cluster_id: self.cluster_id,
             listen: node.listen,
+            peer_tls: None,
             fs: Arc::new(OsFs),
             scrub: Some(SCRUB),
             boot_id: None,

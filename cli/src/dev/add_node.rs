@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use ledgermq_broker::config::BrokerConfig;
 use ledgermq_client::{Client, ClientConfig};
 
+use super::certificates;
 use super::cluster_file::ClusterFile;
 use super::control::{self, Reply, Request};
 use super::plan::{Plan, config_path, data_dir};
@@ -29,6 +30,8 @@ pub(crate) async fn add(dir: &Path, groups: &[String]) -> Result<(u64, u32, Vec<
     config.node_id = id;
     config.data_dir = data_dir(dir, id);
     (config.raft_listen, config.http_listen) = (plan.raft(id), plan.http(id));
+    let first = BrokerConfig::load(&config_path(dir, 1))?;
+    config.peer_tls = first.peer_tls.is_some().then(|| certificates::issue(dir, &plan, id)).transpose()?;
     config.groups.clear();
     std::fs::create_dir_all(&config.data_dir).with_context(|| format!("cannot create the folder of node {id}"))?;
     let mut joined = Vec::new();

@@ -13,6 +13,7 @@ use ledgermq_dledger::log::meta::FORMAT;
 use ledgermq_dledger::log::{GroupConstants, Identity, Member};
 use ledgermq_dledger::{GroupId, replica};
 
+use super::certificates;
 use super::plan::{Plan, config_path, data_dir, node_dir};
 
 /// Most MiB of a segment: what production has. The default of a local cluster is smaller: its nodes share a disk.
@@ -22,6 +23,8 @@ const SEGMENT_MIB_MAX: u64 = 1024;
 pub(crate) struct Wishes {
     /// MiB of a log segment.
     pub(crate) segment_mib: u64,
+    /// Whether the nodes meet each other over TLS.
+    pub(crate) tls: bool,
     /// Keys of broker.toml, as `key=value`.
     pub(crate) settings: Vec<String>,
 }
@@ -47,8 +50,15 @@ pub(crate) fn create(dir: &Path, plan: &Plan, wishes: &Wishes) -> Result<()> {
     for node in plan.node_ids() {
         refuse_foreign_data(&data_dir(dir, node))?;
     }
+    if wishes.tls {
+        certificates::create_authority(dir)?;
+    }
     for node in plan.node_ids() {
-        let config = wishes.apply(&plan.broker_config(dir, node))?;
+        let mut config = plan.broker_config(dir, node);
+        if wishes.tls {
+            config.peer_tls = Some(certificates::issue(dir, plan, node)?);
+        }
+        let config = wishes.apply(&config)?;
         config.validate().context("the drawn config is not valid")?;
         let folder = node_dir(dir, node);
         std::fs::create_dir_all(data_dir(dir, node)).with_context(|| format!("cannot create {}", folder.display()))?;

@@ -10,6 +10,7 @@
 
 mod add_node;
 mod birth;
+mod certificates;
 pub(crate) mod cluster_file;
 pub(crate) mod control;
 pub(crate) mod parent;
@@ -51,6 +52,9 @@ pub(crate) struct DevArgs {
     /// A key of broker.toml for all nodes of a new cluster, as KEY=VALUE (retention_bytes=100000000); may be given several times
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
+    /// Let the nodes meet each other over TLS, with a CA of this cluster's own; of a new cluster only
+    #[arg(long)]
+    tls: bool,
     /// First port; the first name server takes it, everything else is among the 99 that follow
     #[arg(long, default_value_t = 9876)]
     base_port: u16,
@@ -97,6 +101,12 @@ enum DevCommand {
         #[arg(long, default_value = "ledgermq-dev")]
         dir: PathBuf,
     },
+    /// Write new certificates for all nodes of a cluster with --tls; those that run take them up by themselves
+    RenewTls {
+        /// Folder of the cluster
+        #[arg(long, default_value = "ledgermq-dev")]
+        dir: PathBuf,
+    },
     /// Start a name server of a running cluster again, after it was killed
     RestartNamesrv {
         /// Number of the name server
@@ -125,6 +135,9 @@ pub(crate) fn run(args: DevArgs) -> Result<()> {
         }
         Some(DevCommand::RemoveNode { id, dir }) => {
             runtime.block_on(add_node::remove(&dir, id)).map(|()| say(format_args!("node {id} is stopped for good")))
+        }
+        Some(DevCommand::RenewTls { dir }) => {
+            certificates::renew(&dir).map(|nodes| say(format_args!("{nodes} nodes have new certificates")))
         }
         Some(DevCommand::RestartNamesrv { n, dir }) => runtime.block_on(restart_namesrv(&dir, n)).map(|pid| {
             say(format_args!("name server {n} runs as process {pid}"));
@@ -180,7 +193,11 @@ async fn run_cluster(args: DevArgs) -> Result<()> {
     }
     plan.check_ports()?;
     if young {
-        birth::create(&dir, &plan, &birth::Wishes { segment_mib: args.segment_mib, settings: args.settings })?;
+        birth::create(
+            &dir,
+            &plan,
+            &birth::Wishes { segment_mib: args.segment_mib, tls: args.tls, settings: args.settings },
+        )?;
     }
     #[cfg(feature = "planted-bugs")]
     let plant = args.plant.map(ledgermq_dledger::plant::Bug::name);

@@ -272,6 +272,7 @@ impl Plan {
             lag_hold_ms: LAG_HOLD_MS,
             drain_linger_ms: DRAIN_LINGER_MS,
             insecure: self.hosts.exposed(),
+            peer_tls: None,
             limits: Limits::default(),
             groups: groups.collect(),
         }

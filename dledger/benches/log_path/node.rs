@@ -36,7 +36,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         completions: Box::new(Answers),
         layer: Box::new(|_, _| Ok((Plain, Nothing::default()))),
     };
-    let config = NodeConfig { cluster_id, listen, fs: Arc::new(OsFs), scrub: None, boot_id: None };
+    let config = NodeConfig { cluster_id, listen, peer_tls: None, fs: Arc::new(OsFs), scrub: None, boot_id: None };
     let (node, mut handles) = Node::start(config, vec![setup])?;
     let handle = handles.remove(0);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build()?;

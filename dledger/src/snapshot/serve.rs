@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -10,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::throttle::Throttle;
 use super::wire::{Answer, Request};
 use super::{GiveError, Giver};
+use crate::transport::PeerStream;
 use crate::types::{GroupId, RaftId};
 
 /// Takers served at a time; a further one tries again.
@@ -37,7 +37,7 @@ impl Gifts {
     }
 
     /// Serves a connection on a thread of its own. `replicas` are those that the peer said to be.
-    pub(crate) fn serve(self: &Arc<Self>, stream: TcpStream, replicas: Vec<(GroupId, RaftId)>) -> io::Result<()> {
+    pub(crate) fn serve(self: &Arc<Self>, stream: PeerStream, replicas: Vec<(GroupId, RaftId)>) -> io::Result<()> {
         if self.takers.fetch_add(1, Ordering::AcqRel) >= TAKERS_MAX {
             self.takers.fetch_sub(1, Ordering::AcqRel);
             return Err(io::Error::other("too many takers of snapshots at a time"));
@@ -55,10 +55,10 @@ impl Gifts {
         })
     }
 
-    fn answer_all(&self, mut stream: TcpStream, replicas: &[(GroupId, RaftId)]) -> io::Result<()> {
-        stream.set_nonblocking(false)?;
-        stream.set_read_timeout(Some(SILENCE_MAX))?;
-        stream.set_write_timeout(Some(SILENCE_MAX))?;
+    fn answer_all(&self, mut stream: PeerStream, replicas: &[(GroupId, RaftId)]) -> io::Result<()> {
+        stream.socket().set_nonblocking(false)?;
+        stream.socket().set_read_timeout(Some(SILENCE_MAX))?;
+        stream.socket().set_write_timeout(Some(SILENCE_MAX))?;
         while let Some(request) = Request::read(&mut stream)? {
             if !replicas.contains(&(request.group, request.taker)) {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "a request of a replica that the peer is not"));

@@ -7,7 +7,6 @@
 //! ```
 
 use std::io;
-use std::net::TcpStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,6 +21,7 @@ use crate::fs::Fs;
 use crate::group::{CheckpointOrder, PullOrder};
 use crate::log::meta::Meta;
 use crate::raft_loop::{ApplyRequest, LoopEvent};
+use crate::transport::PeerStream;
 
 /// Connections that are tried before a pull is given up; the leader sends the snapshot once more then.
 const TRIES_MAX: u32 = 5;
@@ -34,7 +34,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(30);
 const STILL_HERE: Duration = Duration::from_secs(2);
 
 /// Connects to the node at an address for files: handshake done, blocking.
-pub(crate) type Connect = Arc<dyn Fn(&str) -> io::Result<TcpStream> + Send + Sync>;
+pub(crate) type Connect = Arc<dyn Fn(&str) -> io::Result<PeerStream> + Send + Sync>;
 
 /// How far the snapshot of a replica is.
 #[derive(Debug, Default)]
@@ -257,8 +257,8 @@ impl Task {
     fn pull(&self, pull: &mut Pull) -> Result<Staged, End> {
         let again = |error: io::Error| End::Again(error.to_string());
         let mut stream = (self.connect)(&self.address).map_err(again)?;
-        stream.set_read_timeout(Some(SILENCE_MAX)).map_err(again)?;
-        stream.set_write_timeout(Some(SILENCE_MAX)).map_err(again)?;
+        stream.socket().set_read_timeout(Some(SILENCE_MAX)).map_err(again)?;
+        stream.socket().set_write_timeout(Some(SILENCE_MAX)).map_err(again)?;
         let identity = self.meta.identity;
         loop {
             if self.cancelled.load(Ordering::Relaxed) {
@@ -287,7 +287,7 @@ impl Task {
 
 /// Checks and syncs what has come, which may take minutes, and lets the giver know meanwhile that the taker is still there: else
 /// the leader would take the snapshot for lost.
-fn finish(pull: &mut Pull, stream: &mut TcpStream, still_here: &Request) -> Result<Staged, PullError> {
+fn finish(pull: &mut Pull, stream: &mut PeerStream, still_here: &Request) -> Result<Staged, PullError> {
     let finished = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let told = scope.spawn(|| {

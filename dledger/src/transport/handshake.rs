@@ -4,7 +4,7 @@
 //! dialer:   magic 4 | version u8 | 0 0 0 | u32 length | Hello, protobuf | u32 crc32c of all that
 //! acceptor: u8 0 = welcome, 1 = refused | u16 length | Welcome, protobuf; or the reason, UTF-8
 //! ```
-//! A wrong cluster, group, raft id or replica identity is refused in words: two nodes with one id, or a wiped disk
+//! Over TLS all that is inside it. A wrong cluster, group, raft id or replica identity is refused in words: two nodes with one id, or a wiped disk
 //! under its old id, must never be heard. A replica that was removed from its group is told so, and not heard either; other
 //! groups of its node are. Later releases add fields to the two messages; the version changes only when that is not enough.
 
@@ -13,11 +13,10 @@ use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use prost::Message;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use uuid::Uuid;
 
-use super::{Lane, Local};
+use super::{Certificate, Lane, Local, tls};
 use crate::log::frame::payload_crc;
 use crate::types::{GroupId, RaftId};
 
@@ -30,6 +29,11 @@ const GROUPS_MAX: usize = 64;
 /// Longest message: 64 groups take about 4 KiB.
 const HELLO_LEN_MAX: usize = 64 << 10;
 const REASON_MAX: usize = 512;
+/// First byte of a connection over TLS.
+pub(super) const TLS_HANDSHAKE: u8 = 22;
+/// How long, and how much, a refused peer is listened to so that it gets the answer.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: u64 = 64 << 10;
 /// A peer that has not said who it is by then is cut off.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -146,11 +150,13 @@ impl Hello {
         })
     }
 
-    /// What the acceptor thinks of this peer, by what it has applied.
+    /// What the acceptor thinks of this peer, by what it has applied, and by the certificate that it has shown: that has to name
+    /// the host at which each of its replicas lives.
     ///
     /// # Errors
     /// Why the peer must not be heard at all, in words.
-    pub(super) fn opinion(&self, local: &Local) -> Result<Opinion, String> {
+    pub(super) fn opinion(&self, local: &Local, certificate: Option<&Certificate>) -> Result<Opinion, String> {
+        assert_eq!(certificate.is_some(), local.tls.is_some(), "who is met over TLS has shown a certificate");
         if self.cluster_id != local.cluster_id {
             return Err(format!("it belongs to cluster {}, this node to {}", self.cluster_id, local.cluster_id));
         }
@@ -172,10 +178,27 @@ impl Hello {
                         member.replica
                     ));
                 }
-                Some(_) => {}
+                Some(member) => {
+                    // An address that the log does not tell is the one that the peer names.
+                    let lives = if member.peer.is_empty() { &self.address } else { &member.peer };
+                    let named = certificate.map_or(Ok(()), |certificate| tls::names(certificate, lives));
+                    named.map_err(|reason| {
+                        format!("it claims to be replica {raft_id} of group {group}, but {reason}")
+                    })?;
+                }
                 None if membership.has_removed(*raft_id) => opinion.removed.push((*group, ours.raft_id)),
-                None => opinion.unknown.push((*group, *raft_id)),
+                None => {
+                    let named = certificate.map_or(Ok(()), |certificate| tls::names(certificate, &self.address));
+                    named.map_err(|reason| format!("it says that it is reached at {}, but {reason}", self.address))?;
+                    opinion.unknown.push((*group, *raft_id));
+                }
             }
+        }
+        if !self.replicas.iter().any(|(group, _, _)| groups.iter().any(|ours| ours.group == *group)) {
+            return Err(
+                "it has a replica of no group of this node: groups of one cluster have the same id on all nodes"
+                    .to_owned(),
+            );
         }
         Ok(opinion)
     }
@@ -183,9 +206,14 @@ impl Hello {
 
 /// Says who we are on a fresh connection and waits for the welcome. Returns the groups from which this node's replica was
 /// removed, with the number of who says so.
-pub(super) async fn dial(stream: &mut TcpStream, local: &Local, lane: Lane) -> io::Result<Vec<(GroupId, RaftId)>> {
+pub(super) async fn dial(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    local: &Local,
+    lane: Lane,
+) -> io::Result<Vec<(GroupId, RaftId)>> {
     let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
     stream.write_all(&Hello::of(local, lane).encode()).await?;
+    stream.flush().await?;
     let verdict = stream.read_u8().await?;
     let mut body = vec![0; usize::from(stream.read_u16_le().await?)];
     stream.read_exact(&mut body).await?;
@@ -198,10 +226,14 @@ pub(super) async fn dial(stream: &mut TcpStream, local: &Local, lane: Lane) -> i
 }
 
 /// Hears who dials, and welcomes or refuses it.
-pub(super) async fn accept(stream: &mut TcpStream, local: &Local) -> io::Result<(Hello, Opinion)> {
+pub(super) async fn accept(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    local: &Local,
+    certificate: Option<&Certificate>,
+) -> io::Result<(Hello, Opinion)> {
     let heard = read(stream).await;
     let judged = match &heard {
-        Ok(hello) => hello.opinion(local),
+        Ok(hello) => hello.opinion(local, certificate),
         Err(error) => Err(error.to_string()),
     };
     let body = match &judged {
@@ -215,21 +247,53 @@ pub(super) async fn accept(stream: &mut TcpStream, local: &Local) -> io::Result<
         }
         Err(reason) => reason.as_bytes()[..reason.len().min(REASON_MAX)].to_vec(),
     };
-    let mut answer = BytesMut::with_capacity(3 + body.len());
-    answer.put_u8(u8::from(judged.is_err()));
-    answer.put_u16_le(body.len() as u16);
-    answer.extend_from_slice(&body);
-    stream.write_all(&answer).await?;
+    answer(stream, judged.is_err(), &body).await?;
     match judged {
         Ok(opinion) => Ok((heard?, opinion)),
         Err(reason) => Err(io::Error::new(io::ErrorKind::PermissionDenied, reason)),
     }
 }
 
-async fn read(stream: &mut TcpStream) -> io::Result<Hello> {
+/// Tells a peer that speaks in plain why a node which speaks TLS does not hear it.
+pub(super) async fn refuse_plain(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Error {
+    let reason = "this node hears peers over TLS only: set peer_tls on all nodes";
+    let told = match read(stream).await {
+        Ok(_) => answer(stream, true, reason.as_bytes()).await,
+        Err(error) => Err(error),
+    };
+    told.err().unwrap_or_else(|| {
+        io::Error::new(io::ErrorKind::PermissionDenied, "it does not speak TLS: set peer_tls there too")
+    })
+}
+
+/// An answer, of which a refusal is waited for until the peer has taken it: a socket that is closed with bytes unread in it may take
+/// back what it has sent.
+async fn answer(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), refused: bool, body: &[u8]) -> io::Result<()> {
+    let mut answer = BytesMut::with_capacity(3 + body.len());
+    answer.put_u8(u8::from(refused));
+    answer.put_u16_le(u16::try_from(body.len()).expect("an answer is short"));
+    answer.extend_from_slice(body);
+    stream.write_all(&answer).await?;
+    stream.flush().await?;
+    if refused {
+        linger(stream).await;
+    }
+    Ok(())
+}
+
+/// Reads what a refused peer still says until it goes, for a bounded time and number of bytes.
+pub(super) async fn linger(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
+    let mut rest = stream.take(LINGER_BYTES);
+    let _ = tokio::time::timeout(LINGER, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
+}
+
+async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Hello> {
     let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
     let mut fixed = [0; FIXED_LEN];
     stream.read_exact(&mut fixed).await?;
+    if fixed[0] == TLS_HANDSHAKE {
+        return Err(bad("the peer speaks TLS and this node does not: set peer_tls on all nodes or on none"));
+    }
     if fixed[..4] != MAGIC {
         return Err(bad("not a LedgerMQ peer"));
     }
@@ -294,19 +358,19 @@ mod tests {
     #[test]
     fn strangers_are_refused_in_words() {
         let local = local(1);
-        assert_eq!(hello(1, 2, 22).opinion(&local), Ok(Opinion::default()));
-        assert!(hello(2, 2, 22).opinion(&local).unwrap_err().contains("cluster"));
-        assert!(hello(1, 1, 11).opinion(&local).unwrap_err().contains("own"));
-        assert!(hello(1, 2, 23).opinion(&local).unwrap_err().contains("wiped"));
+        assert_eq!(hello(1, 2, 22).opinion(&local, None), Ok(Opinion::default()));
+        assert!(hello(2, 2, 22).opinion(&local, None).unwrap_err().contains("cluster"));
+        assert!(hello(1, 1, 11).opinion(&local, None).unwrap_err().contains("own"));
+        assert!(hello(1, 2, 23).opinion(&local, None).unwrap_err().contains("wiped"));
     }
 
     /// Would break: a removed replica that goes on disturbing, and a new member that a late one never hears.
     #[test]
     fn a_removed_replica_is_told_and_a_new_one_is_heard() {
         let local = local(1);
-        let removed = hello(1, 3, 33).opinion(&local).unwrap();
+        let removed = hello(1, 3, 33).opinion(&local, None).unwrap();
         assert_eq!((removed.removed, removed.unknown), (vec![(GROUP, 1)], vec![]));
-        let new = hello(1, 5, 55).opinion(&local).unwrap();
+        let new = hello(1, 5, 55).opinion(&local, None).unwrap();
         assert_eq!((new.removed, new.unknown), (vec![], vec![(GROUP, 5)]));
     }
 

@@ -2,12 +2,12 @@
 //! Framing lost or a message that cannot be: the connection ends, nothing else is touched.
 
 use std::io::{self, Read};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 
 use bytes::{Buf, BytesMut};
 
 use super::codec::{self, CodecError, LENGTH_LEN, MESSAGE_LEN_MAX, PeerMessage};
-use super::{Hello, Lane, Local, Opinion, Welcomed};
+use super::{Certificate, Hello, Lane, Local, Opinion, PeerStream, Welcomed};
 
 /// Size of a read buffer when nothing bigger is announced.
 const READ_CHUNK: usize = 256 << 10;
@@ -18,8 +18,9 @@ const ROUND_BYTES_MAX: usize = 2 << 20;
 
 /// One connection of a peer that was welcomed.
 pub(super) struct Incoming {
-    stream: TcpStream,
+    stream: PeerStream,
     from: SocketAddr,
+    certificate: Option<Certificate>,
     hello: Hello,
     opinion: Opinion,
     /// Initialised to its whole length, of which the first `filled` bytes are read and not taken yet.
@@ -29,8 +30,8 @@ pub(super) struct Incoming {
 
 impl Incoming {
     pub(super) fn new(welcomed: Welcomed) -> Incoming {
-        let Welcomed { stream, from, hello, opinion } = welcomed;
-        Incoming { stream, from, hello, opinion, buffer: BytesMut::new(), filled: 0 }
+        let Welcomed { stream, from, certificate, hello, opinion } = welcomed;
+        Incoming { stream, from, certificate, hello, opinion, buffer: BytesMut::new(), filled: 0 }
     }
 
     pub(super) fn from(&self) -> SocketAddr {
@@ -41,9 +42,14 @@ impl Incoming {
         if self.hello.lane == Lane::Control as u32 { Lane::Control } else { Lane::Bulk }
     }
 
+    /// Whether [`Incoming::receive`] may find something although the socket wakes nobody.
+    pub(super) fn holds_more(&self) -> bool {
+        self.stream.holds_more()
+    }
+
     /// Why the peer must not be heard on this connection any more, now that a membership has changed. Dialled again, it is told.
     pub(super) fn objection(&self, local: &Local) -> Option<String> {
-        match self.hello.opinion(local) {
+        match self.hello.opinion(local, self.certificate.as_ref()) {
             Ok(now) if now.removed == self.opinion.removed => None,
             Ok(_) => Some("a replica of it was removed from its group, or has come back".to_owned()),
             Err(reason) => Some(reason),
@@ -59,7 +65,7 @@ impl Incoming {
         while taken < ROUND_BYTES_MAX {
             self.make_room();
             let room = self.buffer.len() - self.filled;
-            let read = match (&self.stream).read(&mut self.buffer[self.filled..]) {
+            let read = match self.stream.read(&mut self.buffer[self.filled..]) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),

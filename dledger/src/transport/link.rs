@@ -8,8 +8,9 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
-use super::{Handover, Lane, Local, handshake};
+use super::{Handover, Lane, Local, PeerStream, handshake, tls};
 use crate::doorbell::Inbox;
 use crate::raft_loop::LoopEvent;
 use crate::types::{GroupId, RaftId};
@@ -55,33 +56,43 @@ pub(super) async fn run(local: Arc<Local>, peer: u64, address: String, lane: Lan
     }
 }
 
-async fn connect(
-    local: &Local,
-    address: &str,
-    lane: Lane,
-    events: &Inbox<LoopEvent>,
-) -> io::Result<std::net::TcpStream> {
+async fn connect(local: &Local, address: &str, lane: Lane, events: &Inbox<LoopEvent>) -> io::Result<PeerStream> {
     let (stream, removed) = open(local, address, lane).await?;
     for (group, by) in removed {
         let _ = events.try_send(LoopEvent::Removed { group, by });
     }
-    stream.into_std()
+    Ok(stream)
 }
 
 /// A connection, and the groups from which this node's replica was removed, with the number of who says so.
-async fn open(local: &Local, address: &str, lane: Lane) -> io::Result<(TcpStream, Vec<(GroupId, RaftId)>)> {
+pub(super) async fn open(local: &Local, address: &str, lane: Lane) -> io::Result<(PeerStream, Vec<(GroupId, RaftId)>)> {
     let late = || io::Error::new(io::ErrorKind::TimedOut, "no connection in time");
-    let mut stream = timeout(handshake::TIMEOUT, TcpStream::connect(address)).await.map_err(|_| late())??;
+    let stream = timeout(handshake::TIMEOUT, TcpStream::connect(address)).await.map_err(|_| late())??;
     stream.set_nodelay(true)?;
     super::notice_silence(&stream)?;
-    let dialled = timeout(handshake::TIMEOUT, handshake::dial(&mut stream, local, lane)).await;
-    Ok((stream, dialled.map_err(|_| late())??))
+    timeout(handshake::TIMEOUT, meet(stream, local, address, lane)).await.map_err(|_| late())?.map_err(tls::explain)
+}
+
+async fn meet(
+    mut stream: TcpStream,
+    local: &Local,
+    address: &str,
+    lane: Lane,
+) -> io::Result<(PeerStream, Vec<(GroupId, RaftId)>)> {
+    let Some(certificates) = &local.tls else {
+        let removed = handshake::dial(&mut stream, local, lane).await?;
+        return Ok((PeerStream::Plain(stream.into_std()?), removed));
+    };
+    let host = tls::host_of(address).map_err(|reason| io::Error::new(io::ErrorKind::PermissionDenied, reason))?;
+    let mut stream = TlsConnector::from(certificates.keys().client).connect(host, stream).await?;
+    let removed = handshake::dial(&mut stream, local, lane).await?;
+    let (socket, keys) = stream.into_inner();
+    Ok((PeerStream::secured(socket.into_std()?, keys), removed))
 }
 
 /// A connection to a peer node for files of a snapshot; it blocks.
-pub(crate) async fn connect_for_files(local: &Local, address: &str) -> io::Result<std::net::TcpStream> {
+pub(crate) async fn connect_for_files(local: &Local, address: &str) -> io::Result<PeerStream> {
     let (stream, _) = open(local, address, Lane::Files).await?;
-    let stream = stream.into_std()?;
-    stream.set_nonblocking(false)?;
+    stream.socket().set_nonblocking(false)?;
     Ok(stream)
 }

@@ -69,6 +69,8 @@ pub(crate) struct Links {
     bell: Doorbell,
     poller: Poller,
     happened: Vec<Happened>,
+    /// Accepted connections that hold more than their last round took.
+    unread: Vec<u64>,
     peers: BTreeMap<u64, Peer>,
     by_replica: HashMap<(GroupId, RaftId), u64>,
     incoming: BTreeMap<u64, Incoming>,
@@ -97,6 +99,7 @@ impl Links {
             bell,
             poller,
             happened: Vec::new(),
+            unread: Vec::new(),
             peers: BTreeMap::new(),
             by_replica: HashMap::new(),
             incoming: BTreeMap::new(),
@@ -160,6 +163,7 @@ impl Links {
 
     /// Sleeps until a peer socket or the bell wakes the loop, or the time is over.
     pub(crate) fn wait(&mut self, timeout: Duration) {
+        let timeout = if self.unread.is_empty() { timeout } else { Duration::ZERO };
         self.poller.wait(timeout, &mut self.happened);
     }
 
@@ -186,7 +190,11 @@ impl Links {
                     tracing::info!(peer = %welcomed.from, %error, "peer connection ended");
                     return;
                 }
-                self.incoming.insert(serial, Incoming::new(welcomed));
+                let incoming = Incoming::new(welcomed);
+                if incoming.holds_more() {
+                    note_unread(&mut self.unread, serial);
+                }
+                self.incoming.insert(serial, incoming);
                 // A membership may have changed on the way here.
                 self.judge_incoming();
             }
@@ -195,7 +203,9 @@ impl Links {
 
     /// Reads and writes where that has become possible: votes, heartbeats and answers before appends.
     pub(crate) fn receive(&mut self, mut deliver: impl FnMut(PeerMessage)) {
-        let happened = std::mem::take(&mut self.happened);
+        let mut happened = std::mem::take(&mut self.happened);
+        let again = |serial| Happened { number: Socket::Incoming(serial).number(), readable: true, writable: false };
+        happened.extend(self.unread.drain(..).map(again));
         for lane in [Lane::Control, Lane::Bulk] {
             for &Happened { number, readable, writable } in &happened {
                 match Socket::of(number) {
@@ -223,7 +233,12 @@ impl Links {
 
     fn incoming_happened(&mut self, serial: u64, lane: Lane, deliver: &mut impl FnMut(PeerMessage)) {
         let Some(incoming) = self.incoming.get_mut(&serial).filter(|incoming| incoming.lane() == lane) else { return };
-        let Err(error) = incoming.receive(deliver) else { return };
+        let Err(error) = incoming.receive(deliver) else {
+            if incoming.holds_more() {
+                note_unread(&mut self.unread, serial);
+            }
+            return;
+        };
         if error.kind() != io::ErrorKind::UnexpectedEof {
             tracing::info!(peer = %incoming.from(), %error, "peer connection ended");
         }
@@ -283,7 +298,26 @@ impl Links {
         self.peers.get(&peer).map_or_else(Vec::new, |peer| peer.replicas.clone())
     }
 
+    #[cfg(test)]
+    pub(super) fn forget_incoming(&mut self) {
+        self.incoming.clear();
+    }
+
+    /// Bytes behind the back of whatever seals the control lane.
+    #[cfg(test)]
+    pub(super) fn write_raw(&mut self, to: RaftId, group: GroupId, bytes: &[u8]) {
+        let peer = &self.peers[&self.by_replica[&(group, to)]];
+        peer.lanes[Lane::Control as usize].write_raw(bytes);
+    }
+
     pub(crate) fn bell(&self) -> &Doorbell {
         &self.bell
+    }
+}
+
+/// Once each: a connection that the socket wakes the loop for as well is read twice in a round, and would be noted once more each time.
+fn note_unread(unread: &mut Vec<u64>, serial: u64) {
+    if !unread.contains(&serial) {
+        unread.push(serial);
     }
 }

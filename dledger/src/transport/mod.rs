@@ -9,7 +9,8 @@
 //!                   listen (accept, hello) ---> socket          raft loop:  Links = epoll + Outgoing, Incoming
 //! ```
 //! Names are resolved, connections made and strangers refused on a runtime of its own; from then on the raft loop reads and
-//! writes the socket itself. A message then takes no other thread's turn on its way, at either end.
+//! writes the socket itself. A message then takes no other thread's turn on its way, at either end. TLS lies under all that: the
+//! runtime makes its handshake, the raft loop seals and opens.
 
 pub mod codec;
 mod handshake;
@@ -19,11 +20,15 @@ mod links;
 mod listen;
 mod outgoing;
 mod poller;
+mod stream;
 #[cfg(test)]
 mod tests;
+mod tls;
+#[cfg(test)]
+mod tls_tests;
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +44,9 @@ use handshake::{Hello, Opinion};
 pub(crate) use link::connect_for_files;
 pub(crate) use links::Links;
 pub(crate) use listen::listen;
+pub(crate) use stream::PeerStream;
+pub(crate) use tls::PeerTls;
+pub use tls::{PeerTlsError, PeerTlsFiles};
 
 /// Connections from one node to another.
 const LANES: usize = 2;
@@ -61,6 +69,8 @@ pub(crate) struct Local {
     /// `host:port` at which peers reach this node.
     address: String,
     groups: Mutex<Vec<LocalGroup>>,
+    /// Certificates; without them peers are met in plain.
+    tls: Option<Arc<PeerTls>>,
 }
 
 /// A group that lives on this node.
@@ -76,7 +86,12 @@ pub(crate) struct LocalGroup {
 impl Local {
     /// A node in its new run.
     pub(crate) fn new(cluster_id: Uuid, address: String, groups: Vec<LocalGroup>) -> Local {
-        Local { cluster_id, run_id: Uuid::new_v4(), address, groups: Mutex::new(groups) }
+        Local { cluster_id, run_id: Uuid::new_v4(), address, groups: Mutex::new(groups), tls: None }
+    }
+
+    /// Peers are met with these certificates only.
+    pub(crate) fn secured(self, tls: Option<Arc<PeerTls>>) -> Local {
+        Local { tls, ..self }
     }
 
     /// A group has another membership: who connects is judged by it.
@@ -90,15 +105,20 @@ impl Local {
 /// A connection whose other end is known, on its way to the raft loop. The socket does not block.
 pub(crate) enum Handover {
     /// This node dialled the peer that [`Links`] knows by this number.
-    Dialled { peer: u64, lane: Lane, stream: TcpStream, ended: oneshot::Sender<()> },
+    Dialled { peer: u64, lane: Lane, stream: PeerStream, ended: oneshot::Sender<()> },
     /// A peer dialled this node.
     Accepted(Welcomed),
 }
 
+/// A certificate as the wire has it.
+type Certificate = rustls::pki_types::CertificateDer<'static>;
+
 /// A peer's connection to this node.
 pub(crate) struct Welcomed {
-    stream: TcpStream,
+    stream: PeerStream,
     from: SocketAddr,
+    /// What it has shown, over TLS.
+    certificate: Option<Certificate>,
     /// Who it is: nobody else is heard on this connection.
     hello: Hello,
     /// What was thought of it then.

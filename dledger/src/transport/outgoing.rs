@@ -5,12 +5,12 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read, Write};
-use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
 use tokio::sync::oneshot;
 
+use super::PeerStream;
 use super::codec::{self, PeerMessage};
 use super::poller::{Interest, Poller};
 
@@ -40,7 +40,7 @@ pub(super) struct Outgoing {
 }
 
 struct Open {
-    stream: TcpStream,
+    stream: PeerStream,
     number: u64,
     interest: Interest,
     /// When the socket last took something, while something waits for it.
@@ -53,7 +53,7 @@ impl Outgoing {
     /// Takes over a connected socket, which must not block; what it is watched by is `number`.
     pub(super) fn connected(
         &mut self,
-        stream: TcpStream,
+        stream: PeerStream,
         ended: oneshot::Sender<()>,
         number: u64,
         poller: &Poller,
@@ -93,14 +93,16 @@ impl Outgoing {
         let Some(open) = &mut self.open else { return Ok(()) };
         let mut flushed = 0;
         let mut full = false;
-        while !self.pieces.is_empty() && flushed < FLUSH_BYTES_MAX {
+        while (!self.pieces.is_empty() || open.stream.holds_unsent()) && flushed < FLUSH_BYTES_MAX {
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
             let count = self.pieces.len().min(SLICES_MAX);
             for (slice, piece) in slices.iter_mut().zip(&self.pieces) {
                 *slice = IoSlice::new(piece);
             }
-            let mut written = match (&open.stream).write_vectored(&slices[..count]) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            let wrote =
+                if count == 0 { open.stream.flush().map(|()| 0) } else { open.stream.write_vectored(&slices[..count]) };
+            let mut written = match wrote {
+                Ok(0) if count > 0 => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => written,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     full = true;
@@ -127,7 +129,8 @@ impl Outgoing {
         if full {
             open.stalled_since.get_or_insert_with(Instant::now);
         }
-        let wanted = if self.pieces.is_empty() { Interest::Readable } else { Interest::ReadableOrWritable };
+        let waits = !self.pieces.is_empty() || open.stream.holds_unsent();
+        let wanted = if waits { Interest::ReadableOrWritable } else { Interest::Readable };
         if wanted != open.interest {
             open.interest = wanted;
             poller.change(&open.stream, open.number, wanted)?;
@@ -140,8 +143,8 @@ impl Outgoing {
     /// # Errors
     /// The connection broke.
     pub(super) fn readable(&mut self) -> io::Result<()> {
-        let Some(open) = &self.open else { return Ok(()) };
-        match (&open.stream).read(&mut [0]) {
+        let Some(open) = &mut self.open else { return Ok(()) };
+        match open.stream.read(&mut [0]) {
             Ok(0) => Err(io::ErrorKind::ConnectionReset.into()),
             Ok(_) => {
                 Err(io::Error::new(io::ErrorKind::InvalidData, "the peer talks on a connection that only listens"))
@@ -155,6 +158,13 @@ impl Outgoing {
     pub(super) fn is_stalled(&self, now: Instant) -> bool {
         let since = self.open.as_ref().and_then(|open| open.stalled_since);
         since.is_some_and(|since| now.saturating_duration_since(since) > STALL_MAX)
+    }
+
+    #[cfg(test)]
+    pub(super) fn write_raw(&self, bytes: &[u8]) {
+        use std::os::fd::AsFd;
+        let stream = &self.open.as_ref().expect("a connection").stream;
+        rustix::io::write(stream.as_fd(), bytes).expect("the socket has room");
     }
 
     /// Gives the connection up; what waited is lost.

@@ -11,7 +11,7 @@ use raft::eraftpb::{Message, MessageType};
 use uuid::Uuid;
 
 use super::codec::{PeerMessage, WireFrame};
-use super::{Links, Local, LocalGroup, listen};
+use super::{Links, Local, LocalGroup, PeerTls, listen};
 use crate::doorbell::{Doorbell, Inbox};
 use crate::log::frame::{Layout, make_header};
 use crate::raft_loop::LoopEvent;
@@ -19,46 +19,60 @@ use crate::seam::{MemberInfo, Membership};
 use crate::snapshot::serve::Gifts;
 use crate::types::{FrameKind, FramePos, GroupId, RaftId};
 
-const GROUP: GroupId = GroupId(Uuid::from_u128(5));
+pub(super) const GROUP: GroupId = GroupId(Uuid::from_u128(5));
 const PATIENCE: Duration = Duration::from_secs(20);
 
-struct Node {
+pub(super) struct Node {
     id: RaftId,
-    address: String,
-    links: Links,
+    pub(super) address: String,
+    pub(super) links: Links,
     events: Receiver<LoopEvent>,
-    got: Vec<PeerMessage>,
-    lost: Vec<RaftId>,
+    pub(super) got: Vec<PeerMessage>,
+    pub(super) lost: Vec<RaftId>,
     refused: usize,
     removed_by: Vec<RaftId>,
 }
 
-fn replica(id: RaftId) -> Uuid {
+pub(super) fn replica(id: RaftId) -> Uuid {
     Uuid::from_u128(u128::from(id) * 11)
 }
 
-fn membership(ids: &[RaftId]) -> Arc<Membership> {
+pub(super) fn membership(ids: &[RaftId]) -> Arc<Membership> {
     let info = |id| MemberInfo { replica: replica(id), peer: String::new(), client: String::new() };
     let members = ids.iter().map(|id| (*id, info(*id))).collect();
     Arc::new(Membership { voters: ids.to_vec(), members, highest: 3, ..Membership::default() })
 }
 
+/// A node that has no snapshots.
+pub(super) fn no_gifts() -> Arc<Gifts> {
+    Arc::new(Gifts::new(HashMap::new(), 1, Box::new(|_, _| {})))
+}
+
 impl Node {
     /// A node that listens; needs a runtime around it.
-    fn start(id: RaftId) -> Node {
+    pub(super) fn start(id: RaftId) -> Node {
+        Node::secured(id, None)
+    }
+
+    /// The same, with certificates.
+    fn secured(id: RaftId, tls: Option<Arc<PeerTls>>) -> Node {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let group = LocalGroup { group: GROUP, raft_id: id, replica: replica(id), membership: membership(&[1, 2, 3]) };
-        let local = Arc::new(Local::new(Uuid::from_u128(1), address.clone(), vec![group]));
+        let local = Arc::new(Local::new(Uuid::from_u128(1), address.clone(), vec![group]).secured(tls));
         let bell = Doorbell::new().unwrap();
         let (sender, events) = crossbeam_channel::unbounded();
         let inbox = Inbox::new(sender, bell.clone());
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-        let gifts = Arc::new(Gifts::new(HashMap::new(), 1, Box::new(|_, _| {})));
-        tokio::spawn(listen(listener, Arc::clone(&local), inbox.clone(), gifts));
+        tokio::spawn(listen(listener, Arc::clone(&local), inbox.clone(), no_gifts()));
         let links = Links::new(local, inbox, tokio::runtime::Handle::current(), bell).unwrap();
         Node { id, address, links, events, got: Vec::new(), lost: Vec::new(), refused: 0, removed_by: Vec::new() }
+    }
+
+    /// Only the connections end: the listener goes on.
+    pub(super) fn forget_connections(&mut self) {
+        self.links.forget_incoming();
     }
 
     fn dials(&mut self, peers: &[(RaftId, &str)]) {
@@ -82,7 +96,7 @@ impl Node {
         self.lost.extend(self.links.take_lost().into_iter().map(|(_, id)| id));
     }
 
-    fn send(&mut self, to: RaftId, n: u64, payload: &[Bytes]) -> bool {
+    pub(super) fn send(&mut self, to: RaftId, n: u64, payload: &[Bytes]) -> bool {
         let sent = self.links.send(&message(self.id, to, n, payload));
         self.links.flush();
         sent
@@ -104,7 +118,7 @@ fn message(from: RaftId, to: RaftId, n: u64, payloads: &[Bytes]) -> PeerMessage 
 }
 
 /// Turns the nodes until it is so.
-fn until(nodes: &mut [&mut Node], what: &str, mut so: impl FnMut(&mut [&mut Node]) -> bool) {
+pub(super) fn until(nodes: &mut [&mut Node], what: &str, mut so: impl FnMut(&mut [&mut Node]) -> bool) {
     let start = Instant::now();
     while !so(nodes) {
         assert!(start.elapsed() < PATIENCE, "waited in vain: {what}");
@@ -113,7 +127,7 @@ fn until(nodes: &mut [&mut Node], what: &str, mut so: impl FnMut(&mut [&mut Node
 }
 
 /// Sends until a first message has got through.
-fn meet(a: &mut Node, b: &mut Node) {
+pub(super) fn meet(a: &mut Node, b: &mut Node) {
     let to = b.id;
     until(&mut [a, b], "both lanes connect", |nodes| {
         nodes[0].send(to, 0, &[]);
@@ -132,14 +146,14 @@ fn meet(a: &mut Node, b: &mut Node) {
 }
 
 /// Two nodes of which the first has dialled the second; needs a runtime around it.
-fn pair() -> (Node, Node) {
-    let (mut a, mut b) = (Node::start(1), Node::start(2));
+pub(super) fn pair(tls_a: Option<Arc<PeerTls>>, tls_b: Option<Arc<PeerTls>>) -> (Node, Node) {
+    let (mut a, mut b) = (Node::secured(1, tls_a), Node::secured(2, tls_b));
     a.dials(&[(2, &b.address)]);
     meet(&mut a, &mut b);
     (a, b)
 }
 
-fn runtime() -> tokio::runtime::Runtime {
+pub(super) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
 }
 
@@ -148,21 +162,23 @@ fn runtime() -> tokio::runtime::Runtime {
 fn messages_arrive_whole_and_in_order() {
     let runtime = runtime();
     let _inside = runtime.enter();
-    let (mut a, mut b) = pair();
+    let (mut a, mut b) = pair(None, None);
+    whole_and_in_order(&mut a, &mut b);
+}
+
+pub(super) fn whole_and_in_order(a: &mut Node, b: &mut Node) {
     let sizes = [1, 5_000, 700_000, 3, 1_500_000, 262_144, 16_000, 4_000_000];
     let payloads: Vec<Bytes> = sizes.iter().map(|size| Bytes::from(vec![*size as u8; *size])).collect();
     for n in 0..100u64 {
         let payload = &payloads[n as usize % payloads.len()];
-        assert!(a.send(2, 100 + n, std::slice::from_ref(payload)), "message {n} was dropped");
-        assert!(a.send(2, 100 + n, &[]));
+        until(&mut [a, b], "there is room", |nodes| nodes[0].send(2, 100 + n, std::slice::from_ref(payload)));
+        until(&mut [a, b], "there is room", |nodes| nodes[0].send(2, 100 + n, &[]));
         if n % 8 == 0 {
             a.turn();
             b.turn();
         }
     }
-    until(&mut [&mut a, &mut b], "all arrive", |nodes| {
-        nodes[1].got.iter().filter(|it| it.raft.index == 199).count() == 2
-    });
+    until(&mut [a, b], "all arrive", |nodes| nodes[1].got.iter().filter(|it| it.raft.index == 199).count() == 2);
     for bulk in [true, false] {
         let indexes: Vec<u64> =
             b.got.iter().filter(|it| it.is_bulk() == bulk && it.raft.index >= 100).map(|it| it.raft.index).collect();
@@ -178,7 +194,11 @@ fn messages_arrive_whole_and_in_order() {
 fn a_lane_that_is_full_drops_and_the_other_goes_on() {
     let runtime = runtime();
     let _inside = runtime.enter();
-    let (mut a, mut b) = pair();
+    let (mut a, mut b) = pair(None, None);
+    full_lane(&mut a, &mut b);
+}
+
+pub(super) fn full_lane(a: &mut Node, b: &mut Node) {
     let payload = Bytes::from(vec![7; 1 << 20]);
     let mut taken = 0;
     while a.send(2, 100 + taken, std::slice::from_ref(&payload)) {
@@ -187,11 +207,11 @@ fn a_lane_that_is_full_drops_and_the_other_goes_on() {
     }
     assert!(a.send(2, 7, &[]), "the control lane is another one");
     b.turn();
-    until(&mut [&mut a, &mut b], "the heartbeat arrives", |nodes| nodes[1].got.iter().any(|it| it.raft.index == 7));
+    until(&mut [a, b], "the heartbeat arrives", |nodes| nodes[1].got.iter().any(|it| it.raft.index == 7));
     let arrived = |node: &Node| node.got.iter().filter(|it| it.is_bulk() && it.raft.index >= 100).count() as u64;
-    let before = arrived(&b);
+    let before = arrived(b);
     assert!(before < taken, "the heartbeat came behind {before} of {taken} appends");
-    until(&mut [&mut a, &mut b], "what was taken arrives", |nodes| arrived(nodes[1]) == taken);
+    until(&mut [a, b], "what was taken arrives", |nodes| arrived(nodes[1]) == taken);
     assert!(a.send(2, 99, &[payload]), "there is room again");
 }
 
@@ -201,16 +221,9 @@ fn a_lane_that_is_full_drops_and_the_other_goes_on() {
 fn a_broken_connection_is_told_and_made_again() {
     let runtime = runtime();
     let inside = runtime.enter();
-    let (mut a, mut b) = pair();
+    let (mut a, mut b) = pair(None, None);
     let address = b.address.clone();
-    // Only the connections end: the listener goes on.
-    b.links = Links::new(
-        Arc::new(Local::new(Uuid::from_u128(1), String::new(), Vec::new())),
-        Inbox::new(crossbeam_channel::unbounded().0, Doorbell::new().unwrap()),
-        tokio::runtime::Handle::current(),
-        Doorbell::new().unwrap(),
-    )
-    .unwrap();
+    b.forget_connections();
     until(&mut [&mut a], "the loss is told", |nodes| nodes[0].lost.contains(&2));
     meet(&mut a, &mut b);
     assert_eq!(a.refused, 0);
@@ -255,7 +268,7 @@ fn peers_come_and_go() {
 fn what_cannot_be_ends_its_connection() {
     let runtime = runtime();
     let _inside = runtime.enter();
-    let (mut a, mut b) = pair();
+    let (mut a, mut b) = pair(None, None);
     let mut stranger = std::net::TcpStream::connect(&b.address).unwrap();
     stranger.write_all(&[0x55; 12]).unwrap();
     let mut answer = Vec::new();
@@ -276,7 +289,7 @@ fn what_cannot_be_ends_its_connection() {
 fn a_removed_replica_is_cut_off_and_told() {
     let runtime = runtime();
     let _inside = runtime.enter();
-    let (mut a, mut b) = pair();
+    let (mut a, mut b) = pair(None, None);
     b.links.set_membership(GROUP, &membership(&[2, 3]));
     until(&mut [&mut a, &mut b], "it is told", |nodes| nodes[0].removed_by.contains(&2));
     b.got.clear();

@@ -80,6 +80,7 @@ pub(super) fn born(dir: &Path, members: usize) -> Vec<BrokerConfig> {
         lag_hold_ms: 3_600_000,
         drain_linger_ms: 35_000,
         insecure: false,
+        peer_tls: None,
         limits: Limits::default(),
         groups: vec![GroupConfig {
             name: "broker-a".into(),
