@@ -6,6 +6,7 @@
 mod health;
 mod layer;
 pub(crate) mod leading;
+mod measures;
 mod retention;
 pub(crate) mod room;
 pub mod salvage;

@@ -9,7 +9,8 @@ use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
 use crate::doorbell::Inbox;
-use crate::group::{ChangeError, MemberChange};
+use crate::group::{ChangeError, Measures, MemberChange};
+use crate::histogram::Distribution;
 use crate::log::Doubts;
 use crate::log::costs::{LogCosts, LogCounters};
 use crate::log::view::LogView;
@@ -217,6 +218,7 @@ pub struct GroupHandle<S: Stamper> {
     pub(crate) view: LogView,
     pub(crate) log_counters: Arc<LogCounters>,
     pub(crate) snapshots: Arc<Progress>,
+    pub(crate) measures: Arc<Measures>,
 }
 
 impl<S: Stamper> Clone for GroupHandle<S> {
@@ -234,6 +236,7 @@ impl<S: Stamper> Clone for GroupHandle<S> {
             view: self.view.clone(),
             log_counters: Arc::clone(&self.log_counters),
             snapshots: Arc::clone(&self.snapshots),
+            measures: Arc::clone(&self.measures),
         }
     }
 }
@@ -368,6 +371,16 @@ impl<S: Stamper> GroupHandle<S> {
     /// How far this replica is with snapshots.
     pub fn snapshots(&self) -> SnapshotProgress {
         self.snapshots.read()
+    }
+
+    /// How long each `fdatasync` of this replica's log took since the node started, in microseconds.
+    pub fn sync_us(&self) -> Distribution {
+        self.log_counters.sync_us()
+    }
+
+    /// Latencies, batch sizes and elections of this replica since the node started. Asks the raft loop for nothing.
+    pub fn measures(&self) -> &Measures {
+        &self.measures
     }
 
     /// The read side of the log. Serve only what is applied.

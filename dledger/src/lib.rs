@@ -9,6 +9,7 @@ mod entry;
 pub mod fs;
 pub mod group;
 mod handle;
+mod histogram;
 pub mod inspect;
 pub mod log;
 pub mod log_io;
@@ -30,6 +31,7 @@ pub use apply::Applier;
 pub use handle::{
     GroupHandle, GroupStatus, PROPOSAL_BYTES_MAX, PeerStatus, ReadError, Role, RoleView, Standing, Unfit,
 };
+pub use histogram::{Distribution, Histogram};
 pub use node::{GroupSetup, Layer, MemberAddress, Node, NodeConfig, NodeError};
 pub use scrub::Scrub;
 pub use seam::*;

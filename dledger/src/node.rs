@@ -224,6 +224,7 @@ impl<M: StateMachine> Node<M> {
                 view: replica.view,
                 log_counters: replica.writer.counters(),
                 snapshots: Arc::clone(&progress),
+                measures: replica.core.measures(),
             });
             let giver = Arc::new(replica.giver);
             givers.insert(setup.group, Arc::clone(&giver));

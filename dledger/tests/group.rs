@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use ledgermq_dledger::fs::{Fs, OsFs};
-use ledgermq_dledger::group::{Clock, GroupCore, GroupTuning, Outputs, WriteTask};
+use ledgermq_dledger::group::{Clock, ElectionReason, GroupCore, GroupTuning, Outputs, WriteTask};
 use ledgermq_dledger::log::LogWriter;
 use ledgermq_dledger::log::meta::{GroupConstants, Identity, Member};
 use ledgermq_dledger::replica::{self, OpenReplica, Supply};
@@ -367,4 +367,62 @@ fn a_leader_whose_clock_is_set_stamps_by_the_others() {
         all[slept].core.step(PeerMessage { group: GROUP, run: 1, raft: word, frames, wall_ms: clock.wall_ms });
     }
     assert_eq!(all[slept].core.clock_off_ms(), Some(0));
+}
+
+/// A slow disk must show in another figure than slow followers, and each election with its reason: an operator who looks for what is
+/// slow would mend the wrong thing.
+#[test]
+fn a_group_measures_its_rounds_and_elections() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut all = three(dir.path(), &GroupTuning::default());
+    let first = elect(&mut all, &[1, 2, 3]) as usize - 1;
+    let measures: Vec<_> = all.iter().map(|one| one.core.measures()).collect();
+    let won = |n: usize| measures[n].last_won().map(|(_, reason)| reason);
+    assert_eq!(won(first), Some(ElectionReason::Start));
+
+    let pass = |all: &mut Vec<One>, ms| all.iter_mut().for_each(|one| one.clock.mono += Duration::from_millis(ms));
+    let item = b"some bytes for a frame";
+    all[first].disk_stands = true;
+    all[first].propose(1, item);
+    all[first].settle();
+    pass(&mut all, 3);
+    exchange(&mut all, &[1, 2, 3]);
+    pass(&mut all, 5);
+    all[first].disk_stands = false;
+    all[first].settle();
+    let (append, replicate) = (measures[first].append_us.read(), measures[first].replicate_us.read());
+    assert_eq!((append.count, append.max), (1, 8_000), "its own disk took 8 ms");
+    assert_eq!((replicate.count, replicate.max), (1, 3_000), "the others took 3 ms");
+    let bytes = measures[first].batch_bytes.read();
+    assert_eq!((bytes.count, bytes.max), (1, item.len() as u64));
+    let others: Vec<usize> = (0..3).filter(|n| *n != first).collect();
+    assert!(others.iter().all(|n| measures[*n].append_us.read().count == 0), "who follows stamps nothing");
+
+    // What a leader that is cut off has stamped is never committed: no time may be taken of what came in its place.
+    let elect_without = |all: &mut Vec<One>, gone: usize| {
+        let left: Vec<u64> = (1..=3).filter(|n| *n as usize != gone + 1).collect();
+        elect(all, &left) as usize - 1
+    };
+    all[first].propose(2, item);
+    all[first].settle();
+    all[first].sent.clear();
+    let second = elect_without(&mut all, first);
+    assert_eq!(won(second), Some(ElectionReason::Silence));
+    for _ in 0..20 {
+        pass(&mut all, 50);
+        all[second].core.tick();
+        exchange(&mut all, &[1, 2, 3]);
+    }
+    assert!(!all[first].leads());
+    assert_eq!(measures[first].replicate_us.read().count, 1);
+
+    all[second].core.transfer_leader(first as u64 + 1);
+    exchange(&mut all, &[1, 2, 3]);
+    assert!(all[first].leads());
+    assert_eq!(won(first), Some(ElectionReason::HandedOver));
+    assert_eq!(measures[first].stood(ElectionReason::HandedOver), 1);
+
+    others.iter().for_each(|n| all[*n].core.suspect(first as u64 + 1));
+    let third = elect_without(&mut all, first);
+    assert_eq!(won(third), Some(ElectionReason::ProcessEnded));
 }

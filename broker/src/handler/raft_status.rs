@@ -2,9 +2,11 @@
 //!
 //! Answered only where the port is on a loopback address or the node runs `insecure`: they tell about the inside.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ledgermq_dledger::{FramePos, GroupStatus, Role, Standing};
+use ledgermq_dledger::group::ElectionReason;
+use ledgermq_dledger::{Distribution, FramePos, GroupStatus, Role, Standing};
 use ledgermq_protocol::remoting::response_code::ResponseCode;
 use serde::Serialize;
 use uuid::Uuid;
@@ -62,6 +64,7 @@ struct RaftStatus {
     snapshot: Option<Snapshot>,
     /// Snapshots of other replicas that have come since the start.
     snapshots_taken: u64,
+    measures: Measured,
     topics: usize,
     live_consumer_groups: usize,
     parked_pulls: usize,
@@ -75,6 +78,40 @@ struct Snapshot {
     bytes: u64,
     /// Bytes of them that are still to come.
     missing: u64,
+}
+
+/// What the replica has measured since its start; docs/architecture.md, "What a group measures".
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Measured {
+    append_us: Spread,
+    replicate_us: Spread,
+    fdatasync_us: Spread,
+    batch_records: Spread,
+    batch_bytes: Spread,
+    elections_stood: BTreeMap<&'static str, u64>,
+    elections_won: BTreeMap<&'static str, u64>,
+    /// Absent before the first.
+    last_won: Option<Won>,
+}
+
+/// A histogram in short.
+#[derive(Debug, Serialize)]
+struct Spread {
+    count: u64,
+    mean: u64,
+    p50: u64,
+    p90: u64,
+    p99: u64,
+    p999: u64,
+    max: u64,
+}
+
+/// An election that the replica won.
+#[derive(Debug, Serialize)]
+struct Won {
+    term: u64,
+    reason: &'static str,
 }
 
 /// A member as the log, or before the first change the config, tells it.
@@ -163,6 +200,35 @@ fn answer(responder: Responder, body: &impl Serialize) {
     responder.send(answer);
 }
 
+fn spread(of: &Distribution) -> Spread {
+    Spread {
+        count: of.count,
+        mean: of.sum / of.count.max(1),
+        p50: of.quantile(0.5),
+        p90: of.quantile(0.9),
+        p99: of.quantile(0.99),
+        p999: of.quantile(0.999),
+        max: of.max,
+    }
+}
+
+fn measured(replica: &Replica) -> Measured {
+    let measures = replica.handle.measures();
+    let by_reason = |count: &dyn Fn(ElectionReason) -> u64| {
+        ElectionReason::ALL.iter().map(|reason| (reason.name(), count(*reason))).collect()
+    };
+    Measured {
+        append_us: spread(&measures.append_us.read()),
+        replicate_us: spread(&measures.replicate_us.read()),
+        fdatasync_us: spread(&replica.handle.sync_us()),
+        batch_records: spread(&measures.batch_records.read()),
+        batch_bytes: spread(&measures.batch_bytes.read()),
+        elections_stood: by_reason(&|reason| measures.stood(reason)),
+        elections_won: by_reason(&|reason| measures.won(reason)),
+        last_won: measures.last_won().map(|(term, reason)| Won { term, reason: reason.name() }),
+    }
+}
+
 fn render(replica: &Replica, status: GroupStatus) -> RaftStatus {
     let identity = replica.identity();
     let snapshots = replica.handle.snapshots();
@@ -236,6 +302,7 @@ fn render(replica: &Replica, status: GroupStatus) -> RaftStatus {
             .collect(),
         snapshot: (snapshots.total > 0).then_some(Snapshot { bytes: snapshots.total, missing: snapshots.missing }),
         snapshots_taken: snapshots.taken,
+        measures: measured(replica),
         topics: replica.tables().topics().len(),
         live_consumer_groups: replica.consumers.group_count(),
         parked_pulls: replica.pulls.len(),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use ledgermq_dledger::{Role, Unfit};
 
+use super::measures;
 use crate::handler::raft_status::role_name;
 use crate::http::{Readiness, ReadyReport};
 use crate::replica::Replica;
@@ -127,5 +128,6 @@ fn metrics(replicas: &[Arc<Replica>]) -> String {
             text.push_str(&format!("{name}{{broker_name=\"{broker_name}\"}} {}\n", value(replica)));
         }
     }
+    measures::write(replicas, &mut text);
     text
 }

@@ -5,6 +5,7 @@ mod fixture;
 mod follower;
 mod listing;
 mod locks;
+mod measures;
 mod membership;
 mod offsets;
 mod pulls;

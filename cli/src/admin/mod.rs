@@ -58,7 +58,7 @@ enum GroupCommand {
 
 #[derive(Debug, Subcommand)]
 enum RaftCommand {
-    /// Term, role and positions of every replica
+    /// Term, role and positions of every replica; latencies, batch sizes and elections since its start
     Status,
     /// Hand the leadership of a group over
     Transfer(members::TransferArgs),

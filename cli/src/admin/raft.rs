@@ -1,4 +1,4 @@
-//! `ledgermq admin raft status`: what every replica says of itself. One that does not answer has a line too.
+//! `ledgermq admin raft status`: what every replica says of itself, and what it has measured. One that does not answer has a line too.
 
 use std::collections::BTreeSet;
 
@@ -80,6 +80,23 @@ pub(super) async fn status(admin: &Admin, as_json: bool) -> Result<()> {
         ],
         &rows,
     ));
+    let measured: Vec<Vec<String>> = replicas.iter().filter_map(measures_row).collect();
+    if !measured.is_empty() {
+        say("");
+        say(table(
+            &[
+                "GROUP",
+                "RAFT ID",
+                "APPEND US P50 / P99",
+                "REPLICATE US",
+                "FDATASYNC US",
+                "RECORDS / FRAME",
+                "ELECTIONS",
+                "WON LAST",
+            ],
+            &measured,
+        ));
+    }
     Ok(())
 }
 
@@ -94,6 +111,33 @@ fn snapshot(replica: &Value) -> String {
     let taking = peers.iter().filter(|peer| peer["inSnapshot"] == json!(true)).map(|peer| peer["raftId"].to_string());
     let taking: Vec<String> = taking.collect();
     if taking.is_empty() { "-".to_owned() } else { format!("for {}", taking.join(", ")) }
+}
+
+/// Medians and 99th percentiles of what a replica has measured since its start, and the elections that it won; `None` of one that
+/// says nothing of it.
+fn measures_row(replica: &Value) -> Option<Vec<String>> {
+    let measures = replica.get("measures")?;
+    let spread = |name: &str| {
+        let spread = &measures[name];
+        match spread["count"].as_u64() {
+            None | Some(0) => "-".to_owned(),
+            Some(_) => format!("{} / {}", spread["p50"], spread["p99"]),
+        }
+    };
+    let won: u64 = measures["electionsWon"].as_object()?.values().filter_map(Value::as_u64).sum();
+    let last = measures["lastWon"]["reason"]
+        .as_str()
+        .map_or("-".to_owned(), |reason| format!("{reason}, term {}", measures["lastWon"]["term"]));
+    Some(vec![
+        replica["brokerName"].as_str()?.to_owned(),
+        replica["raftId"].to_string(),
+        spread("appendUs"),
+        spread("replicateUs"),
+        spread("fdatasyncUs"),
+        spread("batchRecords"),
+        won.to_string(),
+        last,
+    ])
 }
 
 /// Groups and addresses of members that no name server lists: learners, mostly.
@@ -126,6 +170,20 @@ fn missing(replicas: &[Value]) -> Vec<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Would break: latencies under the wrong heading, and a table for a node that tells nothing of them.
+    #[test]
+    fn what_a_replica_measured_is_shown_in_short() {
+        let spread = |p50: u64| json!({"count": 9, "p50": p50, "p99": p50 * 2});
+        let measures = json!({
+            "appendUs": spread(1), "replicateUs": spread(2), "fdatasyncUs": spread(3), "batchRecords": {"count": 0},
+            "electionsWon": {"start": 1, "silence": 2}, "lastWon": {"term": 7, "reason": "silence"},
+        });
+        let replica = json!({"brokerName": "broker-a", "raftId": 2, "measures": measures});
+        let row = measures_row(&replica).unwrap();
+        assert_eq!(row, ["broker-a", "2", "1 / 2", "2 / 4", "3 / 6", "-", "3", "silence, term 7"]);
+        assert_eq!(measures_row(&json!({"brokerName": "broker-a", "role": "unreachable"})), None);
+    }
 
     /// Would break: seeing at a glance that a replica is down.
     #[test]

@@ -23,7 +23,8 @@ impl<S: Stamper> GroupCore<S> {
             // The no-op is the first entry of the term; the Ready that carried it has been placed by now.
             let noop = self.first_index_of_term(term);
             self.leadership = Leadership::Waiting { term, noop };
-            tracing::info!(group = %self.group, term, "elected");
+            let reason = self.measuring.elected(term).name();
+            tracing::info!(group = %self.group, term, reason, "elected");
         }
         if let Leadership::Waiting { term, noop } = self.leadership
             && self.applied.index >= noop
@@ -67,6 +68,7 @@ impl<S: Stamper> GroupCore<S> {
             self.stamper.end();
         }
         tracing::info!(group = %self.group, term = self.raft.raft.term, "leadership ended");
+        self.measuring.leadership_ended();
         self.leadership = Leadership::None;
         self.own_command = None;
         self.raft.mut_store().drop_prepared();
@@ -84,6 +86,7 @@ impl<S: Stamper> GroupCore<S> {
     pub(super) fn complete(&mut self, out: &mut Outputs<S>) {
         out.done.append(&mut self.refused);
         let committed = self.raft.raft.raft_log.committed;
+        self.measuring.committed(committed, self.clock.mono);
         let reached = if plant::on(Bug::AckBeforeQuorum) { u64::MAX } else { committed };
         while self.pending.front().is_some_and(|pending| pending.index <= reached) {
             let pending = self.pending.pop_front().expect("just seen");

@@ -15,6 +15,7 @@
 mod doubt;
 mod health;
 mod leadership;
+mod measures;
 mod members;
 mod membership;
 mod outputs;
@@ -49,6 +50,7 @@ use crate::storage::{GroupStorage, LogStart, StorageFailure};
 use crate::transport::codec::PeerMessage;
 use crate::types::{FramePos, GroupId, LogPos, RaftId};
 
+pub use measures::{ElectionReason, Measures};
 pub use members::{ADDRESS_MAX, MEMBERS_MAX};
 pub(crate) use membership::at_birth;
 pub use membership::{ChangeError, MemberChange, PROMOTE_LAG_MAX};
@@ -154,6 +156,7 @@ pub struct GroupCore<S: Stamper> {
     refused: Vec<(S::Ticket, Outcome<S::Answer>)>,
     reads: reads::Reads,
     health: health::Health,
+    measuring: measures::Measuring,
     doubt: doubt::Doubt,
     repairs: repair::Repairs,
     snapshots: snapshot::Snapshots,
@@ -299,6 +302,7 @@ impl<S: Stamper> GroupCore<S> {
             refused: Vec::new(),
             reads: reads::Reads::default(),
             health: health::Health::default(),
+            measuring: measures::Measuring::default(),
             prefix: prefix::Prefix::default(),
             doubt: doubt::Doubt::default(),
             repairs: repair::Repairs::default(),
@@ -343,7 +347,10 @@ impl<S: Stamper> GroupCore<S> {
     fn draw_election_timeout(&mut self) {
         let raft = &self.raft.raft;
         let standing = (raft.term, raft.state, raft.leader_id);
-        self.knew_leader |= raft.leader_id != 0;
+        if raft.leader_id != 0 {
+            self.knew_leader = true;
+            self.measuring.leader_known();
+        }
         if standing != self.drawn_for {
             self.drawn_for = standing;
             self.campaign_after = self.draw_campaign_ticks();
@@ -373,6 +380,9 @@ impl<S: Stamper> GroupCore<S> {
             self.campaign_after = self.draw_campaign_ticks();
             // Refused while a membership change waits to be applied; the next time-out tries again.
             let _ = self.raft.campaign();
+            if self.raft.raft.state != StateRole::Follower {
+                self.measuring.timed_out(self.knew_leader);
+            }
             self.draw_election_timeout();
         }
     }
@@ -476,8 +486,12 @@ impl<S: Stamper> GroupCore<S> {
             MessageType::MsgSnapshot => return self.hold_snapshot(raft),
             _ => {}
         }
+        let handed_over = raft.get_msg_type() == MessageType::MsgTimeoutNow;
         if let Err(error) = self.raft.step(raft) {
             tracing::debug!(group = %self.group, peer = from, %error, "message not taken");
+        }
+        if handed_over && self.raft.raft.state == StateRole::Candidate {
+            self.measuring.stood(ElectionReason::HandedOver);
         }
         self.draw_election_timeout();
     }
@@ -519,6 +533,7 @@ impl<S: Stamper> GroupCore<S> {
             return;
         }
         raft.leader_id = 0;
+        self.measuring.leader_suspected();
         self.drawn_for = (raft.term, raft.state, 0);
         self.campaign_after = raft.election_elapsed + self.rng.random_range(self.tuning.suspicion_ticks.clone());
         tracing::info!(group = %self.group, leader = peer, "the leader's process has ended");
@@ -558,6 +573,7 @@ impl<S: Stamper> GroupCore<S> {
                 self.durable = keep;
             }
         }
+        self.measuring.durable(self.durable.index, self.clock.mono);
     }
 
     /// Apply has finished everything up to this frame.

@@ -157,6 +157,7 @@ impl<S: Stamper> GroupCore<S> {
         let (prev, layout) = (store.tail(), store.layout());
         let (at, header, blank) = make_header(&layout, &prev, prev.index + 1, term, kind, records, &payload);
         store.prepare(FrameBytes { at, header, payload: payload.clone(), blank });
+        self.measuring.frame(records, payload.len());
         stamped.bytes += payload.len();
         stamped.entries.push(Entry { data: payload, context: entry::context(kind, records), ..Entry::default() });
     }
@@ -170,6 +171,7 @@ impl<S: Stamper> GroupCore<S> {
             Ok(()) => {
                 let last = self.raft.raft.raft_log.last_index();
                 assert_eq!(last, self.raft.store().tail().index, "raft-rs gave the entries other indexes");
+                self.measuring.stamped(last, self.clock.mono);
                 self.join_pending(stamped.pending);
                 true
             }

@@ -1,8 +1,10 @@
 //! What a group says of itself, to its loop, to people and to checkers.
 
+use std::sync::Arc;
+
 use raft::{ProgressState, StateRole};
 
-use super::GroupCore;
+use super::{GroupCore, Measures};
 use crate::handle::{GroupStatus, PeerStatus, RoleView, Standing};
 use crate::log::meta::Meta;
 use crate::seam::Stamper;
@@ -53,6 +55,11 @@ impl<S: Stamper> GroupCore<S> {
         }
         meta.clean_shutdown = true;
         meta
+    }
+
+    /// Latencies, batch sizes and elections, which go on being recorded.
+    pub fn measures(&self) -> Arc<Measures> {
+        self.measuring.shared()
     }
 
     /// Term and vote, for checkers.

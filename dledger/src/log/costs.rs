@@ -1,8 +1,11 @@
-//! What the log of a replica has cost: counts of jobs, frames, bytes and syncs since the start.
+//! What the log of a replica has cost: counts of jobs, frames, bytes and syncs since the start, and how long the syncs took.
 //!
 //! The log-io thread adds to them; metrics and benchmarks read them from any thread. They decide nothing.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::histogram::{Distribution, Histogram};
 
 /// The counts, shared by the writer and whoever shows them.
 #[derive(Debug, Default)]
@@ -12,6 +15,7 @@ pub struct LogCounters {
     frame_bytes: AtomicU64,
     syncs: AtomicU64,
     meta_syncs: AtomicU64,
+    sync_us: Histogram,
 }
 
 /// The counts at a moment. Each only grows; together they are no snapshot, since the writer goes on meanwhile.
@@ -48,8 +52,14 @@ impl LogCounters {
         self.frame_bytes.fetch_add(frame_bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn synced(&self) {
+    /// How long each `fdatasync` of a segment took, in microseconds.
+    pub fn sync_us(&self) -> Distribution {
+        self.sync_us.read()
+    }
+
+    pub(super) fn synced(&self, took: Duration) {
         self.syncs.fetch_add(1, Ordering::Relaxed);
+        self.sync_us.record(took.as_micros() as u64);
     }
 
     pub(super) fn meta_synced(&self, times: u64) {

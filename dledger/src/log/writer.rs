@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::costs::LogCounters;
 use super::doubts::Doubts;
@@ -448,8 +449,9 @@ impl LogWriter {
 
     fn sync_segments(&mut self) -> io::Result<()> {
         for base in &self.dirty {
+            let begun = Instant::now();
             self.segments[base].file.sync_data()?;
-            self.counters.synced();
+            self.counters.synced(begun.elapsed());
         }
         self.dirty.clear();
         Ok(())
