@@ -6,6 +6,7 @@ use rand::Rng;
 
 use super::disk::{self, SECTOR, Unsynced};
 use super::host::{Death, Host, Violation};
+use super::node::SimNode;
 use super::plan::MS;
 use super::world::{Event, World};
 use crate::group::Flush;
@@ -69,13 +70,16 @@ impl<H: Host> World<H> {
         Ok(())
     }
 
-    /// The state of a node is gone at its start, when all others run and have theirs: a group whose states are all gone cannot be
-    /// helped.
+    /// The state of a node is gone at its start, when all others run and have theirs, and doubt nothing: one that has everything
+    /// in its log and no state, and one that abstains, are two of three that cannot lead.
     fn lose_state(&mut self, id: RaftId) {
         let one_in = self.plan.lost_state;
         let others_have = self.nodes.iter().filter(|node| node.id != id).all(|node| {
             let live = node.live.as_ref();
-            live.is_some_and(|live| !live.core.is_stateless() && live.core.applied_index() > 0)
+            !node.lossy
+                && live.is_some_and(|live| {
+                    !live.core.is_stateless() && live.core.doubts().is_none() && live.core.applied_index() > 0
+                })
         });
         if !self.faults_on || one_in == 0 || !others_have || !self.rng.random_ratio(1, one_in) {
             return;
@@ -119,6 +123,7 @@ impl<H: Host> World<H> {
                 node.next_boot();
             }
         }
+        node.without_state = node.lacks_state();
         node.live = None;
         node.run += 1;
         // A start beside damage is another story.
@@ -139,7 +144,8 @@ impl<H: Host> World<H> {
 
     /// Whether this node may lose entries that it has acknowledged: only a minority at a time.
     pub(super) fn may_lose(&self, id: RaftId) -> bool {
-        let others = self.nodes.iter().filter(|node| node.id != id && node.lossy).count();
+        let impaired = |node: &SimNode<H>| node.lossy || node.lacks_state();
+        let others = self.nodes.iter().filter(|node| node.id != id && impaired(node)).count();
         self.plan.tuning.flush == Flush::Sync || (others + 1) * 2 < self.plan.birth
     }
 

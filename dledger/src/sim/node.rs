@@ -86,6 +86,8 @@ pub(super) struct SimNode<H: Host> {
     pub(super) slow_until: u64,
     /// Whether acknowledged entries may be gone from its disk until it says that it has them again.
     pub(super) lossy: bool,
+    /// It had no state when it ended.
+    pub(super) without_state: bool,
     /// A failing sync is planned.
     pub(super) sync_will_fail: bool,
     /// What a planted power-off will turn out to be.
@@ -125,6 +127,7 @@ impl<H: Host> SimNode<H> {
             stalled_until: 0,
             slow_until: 0,
             lossy: false,
+            without_state: false,
             sync_will_fail: false,
             off_is_power_cut: false,
         })
@@ -187,6 +190,11 @@ impl<H: Host> SimNode<H> {
         let (mut file, mut meta) = MetaFile::open(&fs, &PathBuf::from(DIR)).map_err(|error| cannot(&error))?;
         meta.doubts |= Doubts::SUSPECT_TAIL;
         file.store_both(&meta).map_err(|error| cannot(&error))
+    }
+
+    /// Whether it has no state and has not got another's yet.
+    pub(super) fn lacks_state(&self) -> bool {
+        self.live.as_ref().map_or(self.without_state, |live| live.core.is_stateless())
     }
 
     /// The machine has lost its power since the last start.
