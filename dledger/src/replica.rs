@@ -151,7 +151,7 @@ pub fn open<S: Stamper, M: StateMachine>(
     mut layer: impl FnMut(&Meta, &LogView) -> Result<(S, M), String>,
 ) -> Result<Replica<S, M>, OpenError> {
     let OpenReplica { fs, dir, expected, boot_id, supply, tuning, seed, clock, addresses } = params;
-    let (meta_file, mut meta) = MetaFile::open(fs, dir)?;
+    let (mut meta_file, mut meta) = MetaFile::open(fs, dir)?;
     let (cluster, group) = expected;
     if (meta.identity.cluster_id, meta.identity.group) != expected {
         return Err(OpenError::Foreign {
@@ -168,6 +168,13 @@ pub fn open<S: Stamper, M: StateMachine>(
         meta.installing = false;
     }
     let layout = meta.constants.layout();
+    if meta.async_flush && !meta.clean_shutdown {
+        // A sync of the last run may have failed, which only the page cache tells, until recovery has read the log from the disk. A
+        // start that dies between that and the first meta write of this run must not be followed by one without a doubt.
+        let mut guarded = meta.clone();
+        guarded.doubts |= Doubts::FAILED_SYNC;
+        meta_file.store_both(&guarded).map_err(io)?;
+    }
     let recovered = recover(fs, dir, &meta)?;
     let (tail, term_runs, tail_state) = (recovered.tail, recovered.term_runs.clone(), recovered.tail_state);
     let mut damage = recovered.damage.clone();

@@ -394,6 +394,8 @@ impl<S: Stamper> GroupCore<S> {
         let raft = &self.raft.raft;
         raft.promotable()
             && !self.told_removed
+            // A snapshot that apply has not taken over yet: raft-rs looks for what is between, and panics when it is not there.
+            && raft.raft_log.applied + 1 >= raft.raft_log.first_index()
             && raft.raft_log.persisted == raft.raft_log.last_index()
             && self.apply_lag_bytes() <= self.tuning.apply_lag_bytes_max
             && self.unfit().is_none()
