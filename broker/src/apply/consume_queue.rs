@@ -189,6 +189,14 @@ impl ConsumeQueues {
             .map_err(|error| failed("write", &self.shared.path(topic, queue), error))
     }
 
+    /// Writes one unit anew, which the log has and the file has lost.
+    ///
+    /// # Errors
+    /// [`QueueError`] when the disk fails.
+    pub fn mend(&self, topic: &TopicKey, queue: u32, offset: u64, unit: &Unit) -> Result<(), QueueError> {
+        self.write(topic, queue, offset, &unit.encode())
+    }
+
     /// Reads encoded units from offset `from` on until `bytes` is full.
     pub(super) fn read_bytes(
         &self,

@@ -17,6 +17,7 @@ pub mod offset;
 pub mod pull;
 pub mod query_message;
 pub mod queue_ends;
+mod queue_mend;
 pub mod raft_status;
 pub mod runtime_info;
 pub mod send;

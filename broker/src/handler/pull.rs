@@ -25,7 +25,7 @@ use ledgermq_protocol::remoting::response_code::ResponseCode;
 use tokio::sync::Semaphore;
 
 use super::client_config::NO_SQL92;
-use super::header;
+use super::{header, queue_mend};
 use crate::apply::{UNITS_PER_READ_MAX, Unit};
 use crate::consumer::group::{Lookup, Subscription};
 use crate::consumer::long_poll::QueueKey;
@@ -432,7 +432,11 @@ fn read(replica: &Replica, pull: &PullMessage, checked: &Checked, from: u64, rea
                 if reads == Reads::WarmOnly && unit.physical_offset < warm_from {
                     return Ok(Found::Cold);
                 }
-                let Some(record) = record_bytes(replica, unit)? else {
+                let read = record_of(replica, checked, messages.next_offset, &unit)?;
+                if reads == Reads::WarmOnly && matches!(read, Record::Elsewhere) {
+                    return Ok(Found::Cold);
+                }
+                let Some((unit, record)) = read.or_mend(replica, checked, messages.next_offset, unit)? else {
                     // Given up meanwhile: the client goes on where the queue begins now.
                     let none = messages.slices.is_empty();
                     return Ok(if none { Found::TooSmall } else { Found::Messages(messages) });
@@ -448,6 +452,41 @@ fn read(replica: &Replica, pull: &PullMessage, checked: &Checked, from: u64, rea
         }
     }
     Ok(Found::Messages(messages))
+}
+
+/// What a unit leads to.
+enum Record {
+    Here(Bytes),
+    /// Given up since the unit was read.
+    Gone,
+    /// Not to the message of this offset: the unit is damaged.
+    Elsewhere,
+}
+
+fn record_of(replica: &Replica, checked: &Checked, offset: u64, unit: &Unit) -> Result<Record, Refusal> {
+    match replica.handle.reader().read(LogPos(unit.physical_offset), unit.size as usize) {
+        Ok(record) if queue_mend::leads_to(&record, unit, checked.queue, offset) => Ok(Record::Here(record)),
+        _ if offset < checked.topic.min_offset(checked.queue) => Ok(Record::Gone),
+        Ok(_) | Err(ViewError::Gone { .. } | ViewError::OutOfRange { .. }) => Ok(Record::Elsewhere),
+        Err(error) => Err(unreadable(&error)),
+    }
+}
+
+impl Record {
+    /// The unit as it should be, and its record; `None` when it was given up. A damaged unit is mended first.
+    fn or_mend(
+        self,
+        replica: &Replica,
+        checked: &Checked,
+        offset: u64,
+        unit: Unit,
+    ) -> Result<Option<(Unit, Bytes)>, Refusal> {
+        match self {
+            Record::Here(record) => Ok(Some((unit, record))),
+            Record::Gone => Ok(None),
+            Record::Elsewhere => queue_mend::mend(replica, &checked.topic, checked.queue, offset).map(Some),
+        }
+    }
 }
 
 /// The record of a unit; `None` when it was given up since the unit was read.

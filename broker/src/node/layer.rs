@@ -2,7 +2,7 @@
 //! the handlers.
 
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use ledgermq_protocol::names;
 use parking_lot::Mutex;
 
 use super::StartError;
-use crate::apply::{BrokerMachine, ConsumeQueues, KeyIndex, MachineConfig};
+use crate::apply::{BrokerMachine, ConsumeQueues, KeyIndex, MachineConfig, OpenError};
 use crate::command::{Genesis, GroupSettings, Member, PutSubscriptionGroup, PutTopic, TopicSettings, perm};
 use crate::config::{BrokerConfig, FlushMode, GroupConfig, MemberConfig};
 use crate::consumer::long_poll::ParkedPulls;
@@ -92,6 +92,21 @@ pub(super) fn set_up(config: &BrokerConfig, group: &GroupConfig, budget: &RocksB
     (setup, Parts { pulls, woken, opened })
 }
 
+/// Why the state cannot be opened.
+#[derive(Debug, thiserror::Error)]
+enum StateError {
+    #[error("cannot create {}: {source}", path.display())]
+    Folder { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Open(#[from] OpenError),
+}
+
+impl StateError {
+    fn is_damage(&self) -> bool {
+        matches!(self, StateError::Open(OpenError::Store(error)) if error.is_damage())
+    }
+}
+
 struct Layer {
     dir: PathBuf,
     config: BrokerConfig,
@@ -109,13 +124,21 @@ impl Layer {
             return Err(StartError::Foreign { path, group, found, wanted }.to_string());
         }
         let generation = self.dir.join(format!("gen-{}", meta.generation));
-        let fs: Arc<dyn Fs> = Arc::new(OsFs);
-        let failed = |error: std::io::Error| format!("cannot create {}: {error}", generation.display());
-        fs.create_dir_all(&generation).map_err(failed)?;
-        fs.sync_dir(&self.dir).map_err(failed)?;
-        let kv = RocksKv::open(&generation.join("kv"), &self.budget).map_err(|error| error.to_string())?;
-        let machine_config = MachineConfig::new(generation.join("cq"));
-        let mut machine = BrokerMachine::open(fs, Arc::new(kv), &machine_config).map_err(|error| error.to_string())?;
+        let mut machine = match self.open_state(&generation) {
+            Err(error) if error.is_damage() && meta.first.index == 1 => {
+                tracing::error!(group = %self.group.name, %error, "the state is damaged: it is made anew from the log");
+                self.drop_state(&generation).map_err(|error| format!("cannot remove {}: {error}", generation.display()))?;
+                self.open_state(&generation)
+            }
+            opened => opened,
+        }
+        .map_err(|error| match error.is_damage() {
+            true => format!(
+                "{error}; the log does not begin with its first entry any more, so that the state cannot be made anew from it: \
+                 check the disk, then remove this replica from the group and rejoin under a new raft id"
+            ),
+            false => error.to_string(),
+        })?;
         machine.observe(Box::new(self.waker.clone()));
         let budget = self.budget.clone();
         machine.reopen_with(Box::new(move |dir| {
@@ -128,6 +151,26 @@ impl Layer {
         let opened = Opened { tables: machine.tables(), queues: machine.queues(), keys: machine.key_index() };
         *self.opened.lock() = Some(opened);
         Ok((stamper, machine))
+    }
+
+    fn open_state(&self, generation: &Path) -> Result<BrokerMachine, StateError> {
+        let fs: Arc<dyn Fs> = Arc::new(OsFs);
+        let failed = |source| StateError::Folder { path: generation.to_owned(), source };
+        fs.create_dir_all(generation).map_err(failed)?;
+        fs.sync_dir(&self.dir).map_err(failed)?;
+        let kv = RocksKv::open(&generation.join("kv"), &self.budget).map_err(OpenError::Store)?;
+        Ok(BrokerMachine::open(fs, Arc::new(kv), &MachineConfig::new(generation.join("cq")))?)
+    }
+
+    /// Takes a damaged state away, all of it or, when this ends half-way, nothing.
+    fn drop_state(&self, generation: &Path) -> std::io::Result<()> {
+        let aside = generation.with_extension("damaged");
+        if OsFs.try_exists(&aside)? {
+            OsFs.remove_dir_all(&aside)?;
+        }
+        OsFs.rename(generation, &aside)?;
+        OsFs.sync_dir(&self.dir)?;
+        OsFs.remove_dir_all(&aside)
     }
 }
 

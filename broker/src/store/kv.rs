@@ -54,6 +54,14 @@ pub struct KvError {
     pub reason: String,
 }
 
+impl KvError {
+    /// Whether the store found its own files to be other than it wrote them. RocksDB says so with its first word; a file that it
+    /// names and does not find is one that a damaged name points to.
+    pub fn is_damage(&self) -> bool {
+        self.reason.starts_with("Corruption") || self.reason.contains("No such file or directory")
+    }
+}
+
 /// Writes and removals that take effect together, in their order. Reusable: [`WriteBatch::clear`] keeps the memory.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WriteBatch {
