@@ -3,14 +3,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+use std::fs::File;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use ledgermq_tests::cluster::{Cluster, PATIENCE, POLL, alive, report};
+use ledgermq_tests::cluster::{Cluster, PATIENCE, POLL, alive, report, signal};
 use ledgermq_tests::drill::{self, Drill};
 use ledgermq_tests::fault::Strace;
 use ledgermq_tests::program;
+use rustix::process::Signal;
 
 /// What makes bytes durable, what writes them, and what gives and takes names.
 const CALLS: [&str; 3] = [
@@ -33,7 +35,7 @@ fn a_node_that_dies_at_its_nth_call_loses_nothing() {
             for nth in [1, 2, 5, 11] {
                 let nth = nth + 13 * round;
                 let leader = drill.cluster.await_leader(None).unwrap();
-                let node = if (at as u64 + nth) % 2 == 0 { leader } else { drill.cluster.follower().unwrap() };
+                let node = if (at as u64 + nth).is_multiple_of(2) { leader } else { drill.cluster.follower().unwrap() };
                 drill
                     .fault(|cluster| {
                         let strace = Strace::attach(node.pid, calls, &format!("signal=KILL:when={nth}"))?;
@@ -69,7 +71,8 @@ enum Started {
 fn start_and_die(cluster: &Cluster, node: u64, calls: &str, nth: u64) -> Result<Started> {
     program::require("strace", "strace")?;
     let folder = cluster.dir().join(format!("node-{node}"));
-    let output = tempfile::tempfile()?;
+    let said = folder.join("start.log");
+    let output = File::create(&said)?;
     let mut child = Command::new("setpriv")
         .args(["--pdeathsig", "KILL", "--", "strace", "-f", "-o", "/dev/null", "-e", &format!("trace={calls}")])
         .args(["-e", &format!("inject={calls}:signal=KILL:when={nth}")])
@@ -80,18 +83,17 @@ fn start_and_die(cluster: &Cluster, node: u64, calls: &str, nth: u64) -> Result<
         .stdout(output.try_clone()?)
         .stderr(output)
         .spawn()?;
-    let http = cluster.node(node)?.http;
     let deadline = Instant::now() + PATIENCE;
     loop {
         if child.try_wait()?.is_some() {
             return Ok(Started::Killed);
         }
-        if std::net::TcpStream::connect(&http).is_ok() {
+        if std::fs::read_to_string(&said)?.contains("broker node started") {
             // strace dies with its tracee, and the other way round.
             let tracee = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id()))?;
             let tracee: Option<u32> = tracee.split_whitespace().next().and_then(|pid| pid.parse().ok());
             if let Some(pid) = tracee {
-                ledgermq_tests::cluster::signal(pid, rustix::process::Signal::KILL)?;
+                signal(pid, Signal::KILL)?;
             }
             child.wait()?;
             return Ok(Started::Up);
