@@ -134,8 +134,9 @@ impl Layer {
         }
         .map_err(|error| match error.is_damage() {
             true => format!(
-                "{error}; the log does not begin with its first entry any more, so that the state cannot be made anew from it: \
-                 check the disk, then remove this replica from the group and rejoin under a new raft id"
+                "{error}; the state cannot be made anew from the log, which has given up its first entries: check the disk, then \
+                 remove {} and start again, and this replica takes the state of another member",
+                generation.display()
             ),
             false => error.to_string(),
         })?;
