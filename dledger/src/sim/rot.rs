@@ -30,6 +30,11 @@ pub(super) struct Rot {
 }
 
 impl Rot {
+    /// Whether this node has it.
+    pub(super) fn is_on(&self, node: RaftId) -> bool {
+        self.node == node
+    }
+
     /// As if it had never happened.
     pub(super) fn undo(&self, disk: &SimFs) {
         // Its segment may have been given up meanwhile.
@@ -50,6 +55,10 @@ impl Rot {
 impl<H: Host> World<H> {
     /// A bit flips on a running node whose log was seen to be on its disk, if no other one has.
     fn rot(&mut self, id: RaftId) {
+        if !self.may_lose(id) {
+            // What is damaged does not lead before it is mended, by a leader.
+            return;
+        }
         let verified = self.checks.verified(id);
         let World { nodes, rot_rng: rng, plan, rot, .. } = self;
         let node = &nodes[id as usize - 1];

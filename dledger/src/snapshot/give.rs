@@ -111,7 +111,7 @@ impl Giver {
         let Checkpoint { first, at, membership, files } = checkpoint;
         let checked = files.into_iter().map(|file| {
             let path = self.dir.join(&file.name);
-            let crc = self.open(&path).and_then(|open| crc_of(&*open, file.from, file.size));
+            let crc = self.open(&path).and_then(|open| crc_of(&|buf, at| open.read_at(buf, at), file.from, file.size));
             let crc = crc.map_err(|source| GiveError::Io { path, source })?;
             Ok(ManifestFile { name: file.name, from: file.from, size: file.size, crc })
         });
@@ -173,14 +173,16 @@ fn read_exact(file: &dyn File, buf: &mut [u8], offset: u64) -> io::Result<()> {
     if file.read_at(buf, offset)? == buf.len() { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }
 
-/// CRC-32C of the bytes `from..size` of a file.
-pub(super) fn crc_of(file: &dyn File, from: u64, size: u64) -> io::Result<u32> {
+/// CRC-32C of the bytes `from..size` of a file, which `read` reads into a buffer from an offset on.
+pub(super) fn crc_of(read: &dyn Fn(&mut [u8], u64) -> io::Result<usize>, from: u64, size: u64) -> io::Result<u32> {
     let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
     let mut buf = vec![0; CHUNK.min((size - from) as usize)];
     let mut at = from;
     while at < size {
         let len = (size - at).min(CHUNK as u64) as usize;
-        read_exact(file, &mut buf[..len], at)?;
+        if read(&mut buf[..len], at)? != len {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         digest.update(&buf[..len]);
         at += len as u64;
     }

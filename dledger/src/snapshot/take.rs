@@ -272,17 +272,25 @@ impl Pull {
                         // Nothing was asked for, but it must be there.
                         file.set_len(*size).map_err(io_error(path))?;
                     }
+                    if synced {
+                        file.sync_data().map_err(io_error(path))?;
+                    }
+                    // From the disk: where a sync of an earlier run has failed, the page cache shows what is not there, and this
+                    // sync has written nothing.
+                    let read = |buf: &mut [u8], at| file.read_uncached_at(buf, at);
                     let right = file.len().map_err(io_error(path))? == *size
-                        && crc_of(&*file, *from, *size).map_err(io_error(path))? == *crc;
+                        && crc_of(&read, *from, *size).map_err(io_error(path))? == *crc;
                     if !right {
                         let path = path.clone();
                         return Err(self.damaged(path)?);
                     }
                 }
-                None => file.set_len(self.manifest.constants.segment_size).map_err(io_error(path))?,
-            }
-            if synced {
-                file.sync_data().map_err(io_error(path))?;
+                None => {
+                    file.set_len(self.manifest.constants.segment_size).map_err(io_error(path))?;
+                    if synced {
+                        file.sync_data().map_err(io_error(path))?;
+                    }
+                }
             }
         }
         // Segments are read from the disk from here on, so they are synced in any case.
