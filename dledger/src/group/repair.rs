@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use raft::eraftpb::{Message, MessageType};
 
 use super::{GroupCore, Outputs, WriteTask};
-use crate::log::frame::Header;
+use crate::log::frame::{Blank, Header};
 use crate::log::scrub::Run;
 use crate::log::writer::{FrameBytes, WriteJob};
 use crate::plant::{self, Bug};
@@ -92,7 +92,9 @@ impl<S: Stamper> GroupCore<S> {
     }
 
     /// A part of the log is not as it was written. Above the commit index it may just be about to be replaced.
-    pub fn damaged(&mut self, run: Run) {
+    pub fn damaged(&mut self, mut run: Run) {
+        // It may have been looked up before the log was cut behind it.
+        run.blank = run.blank.filter(|blank| self.stands(&run.end, *blank));
         let open = &mut self.repairs.open;
         let committed = self.raft.raft.raft_log.committed;
         if run.end.index > committed || open.len() >= OPEN_MAX || open.contains_key(&(run.prev.index + 1)) {
@@ -106,11 +108,21 @@ impl<S: Stamper> GroupCore<S> {
         }
     }
 
+    /// Whether this is the blank behind a frame in the log as it is after everything that was handed to log-io: committed
+    /// entries stay, but what was a blank behind the last of them is theirs who came after a cut.
+    fn stands(&self, before: &FramePos, (pos, len): Blank) -> bool {
+        self.raft.store().frame_at(before.index + 1).is_ok_and(|next| next.pos == pos + len)
+    }
+
     /// The log goes on differently behind `keep`: damage there, noted at a start above the commit index, is no more.
     pub(super) fn damage_replaced(&mut self, keep: &FramePos) {
         self.repairs.open.retain(|_, repair| {
             if repair.run.end.index > keep.index {
-                (repair.run.end, repair.run.blank, repair.written) = (*keep, None, false);
+                (repair.run.end, repair.written) = (*keep, false);
+            }
+            if repair.run.end.index == keep.index {
+                // What follows may have room in the same segment now.
+                repair.run.blank = None;
             }
             repair.run.prev.index < keep.index
         });
@@ -234,7 +246,9 @@ impl<S: Stamper> GroupCore<S> {
             out.writes.push(WriteTask { number: self.last_number, job, tail: keep });
         }
         if self.held.is_empty() {
-            for job in std::mem::take(&mut self.repairs.jobs) {
+            for mut job in std::mem::take(&mut self.repairs.jobs) {
+                let last = job.rewrite.last().map(|frame| frame.at);
+                job.reblank = job.reblank.filter(|blank| last.is_some_and(|last| self.stands(&last, *blank)));
                 let number = self.last_number;
                 self.in_flight.insert(number);
                 self.health.disk_asked(self.clock.mono);
