@@ -7,7 +7,7 @@
 //! ```
 //! `Snapshot.data` holds only the [`Manifest`]. Log segments are part of the pull: they are the same bytes on every replica and
 //! prove themselves by their chain. Until the meta write the old state counts, from then on the new one: a start after a crash
-//! in between finishes the move ([`install`]). docs/formats.md draws the bytes.
+//! in between finishes the move (`install.rs`). docs/formats.md draws the bytes.
 
 pub(crate) mod give;
 pub(crate) mod install;
