@@ -40,6 +40,8 @@ pub(crate) fn built_by_maven(name: &str, project: &str, options: &[String]) -> R
 pub(crate) fn command(version: &str, program: &str, scratch: &Path) -> Result<Command> {
     let built = built(version)?;
     let mut command = Command::new("java");
+    // Its words are in any script, whatever the locale of whoever runs the tests.
+    command.env("LC_ALL", "C.UTF-8");
     command
         .args([HEAP, "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
         // The first is for 5.x, the second for 4.x.

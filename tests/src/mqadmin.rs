@@ -36,6 +36,7 @@ impl Mqadmin {
     pub fn start(namesrv: &str, dir: &Path) -> Result<Mqadmin> {
         let built = built_by_maven("mqadmin", PROJECT, &[])?;
         let mut child = Command::new("java")
+            .env("LC_ALL", "C.UTF-8")
             .args([HEAP, "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
             .arg(format!("-Duser.home={}", dir.display()))
             .arg(format!("-Drocketmq.log.root={}", dir.display()))
