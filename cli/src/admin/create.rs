@@ -157,13 +157,24 @@ impl Birth {
             members: self.members.clone(),
         });
         config.validate().context("with the new group the config would not be valid")?;
-        let fs: Arc<dyn Fs> = Arc::new(OsFs);
-        let identity = Identity { cluster_id: self.cluster_id, group: GroupId(self.id), replica: own.replica, raft_id };
         let constants = GroupConstants { segment_size: self.segment_size, format: self.log_format };
-        let members = self.members.iter().map(|it| Member { raft_id: it.raft_id, replica: it.replica }).collect();
-        replica::create(&fs, &config.data_dir.join(name), identity, constants, members)?;
-        Ok(())
+        create_replica(config, config.groups.last().expect("just pushed"), constants)
     }
+}
+
+/// The create step on one node, for one group of its config: a folder with a synced identity.
+pub(crate) fn create_replica(config: &BrokerConfig, group: &GroupConfig, constants: GroupConstants) -> Result<()> {
+    let fs: Arc<dyn Fs> = Arc::new(OsFs);
+    let own = group.member(group.raft_id).context("the config leaves this node out")?;
+    let identity = Identity {
+        cluster_id: config.cluster_id,
+        group: GroupId(group.id),
+        replica: own.replica,
+        raft_id: group.raft_id,
+    };
+    let members = group.members.iter().map(|it| Member { raft_id: it.raft_id, replica: it.replica }).collect();
+    replica::create(&fs, &config.data_dir.join(&group.name), identity, constants, members)?;
+    Ok(())
 }
 
 /// Draws a group.

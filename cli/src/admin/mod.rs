@@ -1,7 +1,7 @@
 //! `ledgermq admin`: look at a running cluster, and change it. Tables for people, `--json` for programs.
 
 mod cluster;
-mod create;
+pub(crate) mod create;
 pub(crate) mod join;
 pub(crate) mod members;
 mod raft;

@@ -4,17 +4,15 @@
 //! since it may have forgotten a vote or an acknowledged message.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use ledgermq_broker::config::BrokerConfig;
-use ledgermq_dledger::fs::{Fs, OsFs};
+use ledgermq_dledger::log::GroupConstants;
 use ledgermq_dledger::log::meta::FORMAT;
-use ledgermq_dledger::log::{GroupConstants, Identity, Member};
-use ledgermq_dledger::{GroupId, replica};
 
 use super::certificates;
 use super::plan::{Plan, config_path, data_dir, node_dir};
+use crate::admin::create::create_replica;
 
 /// Most MiB of a segment: what production has. The default of a local cluster is smaller: its nodes share a disk.
 const SEGMENT_MIB_MAX: u64 = 1024;
@@ -65,29 +63,13 @@ pub(crate) fn create(dir: &Path, plan: &Plan, wishes: &Wishes) -> Result<()> {
         let path = config_path(dir, node);
         let text = toml::to_string(&config).context("cannot encode the config")?;
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-        create_replicas(&config, wishes.segment_mib << 20)
-            .with_context(|| format!("cannot create the replicas of node {node}"))?;
+        let constants = GroupConstants { segment_size: wishes.segment_mib << 20, format: FORMAT };
+        for group in &config.groups {
+            create_replica(&config, group, constants)
+                .with_context(|| format!("cannot create the replicas of node {node}"))?;
+        }
     }
     plan.write(dir)
-}
-
-/// The create step on one node: a folder per group, with a synced identity.
-fn create_replicas(config: &BrokerConfig, segment_size: u64) -> Result<()> {
-    let fs: Arc<dyn Fs> = Arc::new(OsFs);
-    for group in &config.groups {
-        let own = group.member(group.raft_id).context("the drawn config leaves this node out")?;
-        let identity = Identity {
-            cluster_id: config.cluster_id,
-            group: GroupId(group.id),
-            replica: own.replica,
-            raft_id: group.raft_id,
-        };
-        let constants = GroupConstants { segment_size, format: FORMAT };
-        let members =
-            group.members.iter().map(|member| Member { raft_id: member.raft_id, replica: member.replica }).collect();
-        replica::create(&fs, &config.data_dir.join(&group.name), identity, constants, members)?;
-    }
-    Ok(())
 }
 
 /// A data folder without a plan beside it belongs to somebody else, or to a birth that was cut short: only a person can
