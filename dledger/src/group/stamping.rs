@@ -54,6 +54,9 @@ impl<S: Stamper> GroupCore<S> {
             return false;
         }
         assert_eq!(self.raft.raft.raft_log.last_index(), self.raft.store().tail().index, "a Ready was left unplaced");
+        if self.queue.is_empty() && self.own_command.is_none() {
+            return false;
+        }
 
         let mut stamped = Stamped { entries: Vec::new(), bytes: 0, pending: Vec::new() };
         if let Some(command) = self.own_command.take() {

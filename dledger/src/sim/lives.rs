@@ -144,7 +144,7 @@ impl<H: Host> World<H> {
 
     /// Whether this node may lose entries that it has acknowledged: only a minority at a time.
     pub(super) fn may_lose(&self, id: RaftId) -> bool {
-        let rots = |node: &SimNode<H>| self.rot.as_ref().is_some_and(|rot| rot.is_on(node.id));
+        let rots = |node: &SimNode<H>| self.rot.as_ref().is_some_and(|rot| rot.node == node.id);
         let impaired = |node: &SimNode<H>| node.lossy || node.lacks_state() || rots(node);
         let others = self.nodes.iter().filter(|node| node.id != id && impaired(node)).count();
         self.plan.tuning.flush == Flush::Sync || (others + 1) * 2 < self.plan.birth

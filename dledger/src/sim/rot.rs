@@ -30,11 +30,6 @@ pub(super) struct Rot {
 }
 
 impl Rot {
-    /// Whether this node has it.
-    pub(super) fn is_on(&self, node: RaftId) -> bool {
-        self.node == node
-    }
-
     /// As if it had never happened.
     pub(super) fn undo(&self, disk: &SimFs) {
         // Its segment may have been given up meanwhile.
