@@ -11,6 +11,8 @@
 #   --base-port P  first of the 100 ports that may be used (9876)
 #   --keep         leave the cluster running afterwards, and say how to reach it
 #   --plant BUG    run brokers with a planted bug, for example early-ack: the drill must then end red
+#
+# LEDGERMQ_BIN names a program that is there already: it is not built then, but for --plant.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/setup.sh
@@ -42,15 +44,18 @@ while [ $# -gt 0 ]; do
 done
 
 started=$SECONDS
-setup_build
-features=() dev_options=(--groups "$groups")
+features=() dev_options=(--groups "$groups") built="${LEDGERMQ_BIN:-}"
 if [ -n "$plant" ]; then
-    features=(--features planted-bugs)
+    features=(--features planted-bugs) built=""
     dev_options+=(--plant "$plant")
 fi
-say "building (the first time compiles RocksDB: about ten minutes on two cores)"
-cargo build --locked -p ledgermq "${features[@]}"
-say "built after $((SECONDS - started)) s"
+if [ -z "$built" ]; then
+    setup_build
+    say "building (the first time compiles RocksDB: about ten minutes on two cores)"
+    cargo build --locked -p ledgermq "${features[@]}"
+    say "built after $((SECONDS - started)) s"
+    built="$CARGO_TARGET_DIR/debug/ledgermq"
+fi
 own_dir=no
 if [ -z "$dir" ]; then
     own_dir=yes
@@ -65,7 +70,7 @@ dir=$(cd "$dir" && pwd)
 say "data, logs and the clients' history are in $dir"
 # A copy of its own: a build that runs meanwhile must not change the program under a drill's feet.
 ledgermq="$dir/ledgermq"
-cp "$CARGO_TARGET_DIR/debug/ledgermq" "$ledgermq"
+cp "$built" "$ledgermq"
 "$ledgermq" --version
 
 dev_pid=""

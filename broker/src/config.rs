@@ -37,6 +37,9 @@ const RETENTION_BYTES_MAX: u64 = 1 << 50;
 
 /// Longest [`BrokerConfig::drain_linger_ms`].
 const DRAIN_LINGER_MAX_MS: u64 = 600_000;
+/// Range of [`BrokerConfig::snapshot_linger_ms`].
+const SNAPSHOT_LINGER_MIN_MS: u64 = 1_000;
+const SNAPSHOT_LINGER_MAX_MS: u64 = 3_600_000;
 
 /// The whole file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +93,10 @@ pub struct BrokerConfig {
     /// The same in milliseconds for which it has not been up to date. Default 3,600,000 (1 hour); 1,000 and up.
     #[serde(default = "default_lag_hold_ms")]
     pub lag_hold_ms: u64,
+    /// Milliseconds for which the copy that a snapshot was given from is kept after the last member needed it: another one takes
+    /// it too, and no old message is given up meanwhile. Default 30,000; 1,000 to 3,600,000.
+    #[serde(default = "default_snapshot_linger_ms")]
+    pub snapshot_linger_ms: u64,
     /// Milliseconds for which a node that was told to stop (SIGTERM) goes on passing requests to the new leaders, until no client
     /// has sent any for 5 s: stock clients keep an address for up to 30 s. Default 35,000; 0 to 600,000.
     #[serde(default = "default_drain_linger_ms")]
@@ -347,6 +354,12 @@ impl BrokerConfig {
             "allowed are 0 to 1125899906842624 (1 PiB)",
         )?;
         check(self.lag_hold_ms >= RETENTION_MIN_MS, "lag_hold_ms", self.lag_hold_ms, "allowed are 1000 and up")?;
+        check(
+            (SNAPSHOT_LINGER_MIN_MS..=SNAPSHOT_LINGER_MAX_MS).contains(&self.snapshot_linger_ms),
+            "snapshot_linger_ms",
+            self.snapshot_linger_ms,
+            "allowed are 1000 to 3600000",
+        )?;
         self.limits.validate()?;
         check((1..=GROUPS_MAX).contains(&self.groups.len()), "groups", self.groups.len(), "give 1 to 16 [[groups]]")?;
         for (n, group) in self.groups.iter().enumerate() {
@@ -531,6 +544,10 @@ fn default_lag_hold_bytes() -> u64 {
     20 << 30
 }
 
+fn default_snapshot_linger_ms() -> u64 {
+    30_000
+}
+
 fn default_lag_hold_ms() -> u64 {
     3_600_000
 }
@@ -594,7 +611,7 @@ mod tests {
     /// A wrong key or value must be refused with its name, so that a typing error never means a default.
     #[test]
     fn each_bad_key_is_named() {
-        let bad: [(&str, &str, &[&str]); 15] = [
+        let bad: [(&str, &str, &[&str]); 16] = [
             ("node_id = 1", "node_id = 1\nnode_name = \"x\"", &["node_name"]),
             ("node_id = 1", "node_id = 0", &["node_id"]),
             ("node_id = 1", "node_id = 1\nflush = \"never\"", &["never", "sync", "async"]),
@@ -613,6 +630,7 @@ mod tests {
             ("node_id = 1", "node_id = 1\nretention_bytes = 7", &["retention_bytes", "1048576"]),
             ("node_id = 1", "node_id = 1\nlag_hold_ms = 7", &["lag_hold_ms", "1000"]),
             ("node_id = 1", "node_id = 1\ndrain_linger_ms = 600001", &["drain_linger_ms", "600000"]),
+            ("node_id = 1", "node_id = 1\nsnapshot_linger_ms = 9", &["snapshot_linger_ms", "1000", "3600000"]),
             ("raft_id = 2,", "raft_id = 1,", &["groups[0].members[1].raft_id"]),
         ];
         for (from, to, names) in bad {

@@ -44,6 +44,16 @@ const APPLY_LATE: Duration = Duration::from_millis(5);
 /// Bytes of it, above which it is applied at once.
 const APPLY_LATE_BYTES: u64 = 1 << 20;
 
+/// Ticks for which a node stands back from an election for each group that it leads more than another member's, and at most:
+/// about as long as the elections of those that go first take.
+const STAND_BACK: usize = 2;
+const STAND_BACK_MAX: usize = 4;
+
+/// Ticks for which a node that leads `own` groups lets others go first, which lead so many.
+fn stand_back(own: usize, others: impl Iterator<Item = usize>) -> usize {
+    others.min().map_or(0, |least| (own.saturating_sub(least) * STAND_BACK).min(STAND_BACK_MAX))
+}
+
 /// What a handle asks.
 pub(crate) enum LoopInput<S: Stamper> {
     Propose {
@@ -328,13 +338,7 @@ impl<S: Stamper> RaftLoop<S> {
                 }
                 LoopEvent::Damaged { slot, run } => self.slots[slot].core.damaged(run),
                 LoopEvent::Connected(handover) => self.links.connected(*handover),
-                LoopEvent::Refused { peer } => {
-                    for (group, peer) in self.links.replicas_of(peer) {
-                        if let Some(slot) = self.by_group.get(&group) {
-                            self.slots[*slot].core.suspect(peer);
-                        }
-                    }
-                }
+                LoopEvent::Refused { peer } => self.suspect(peer),
                 LoopEvent::Removed { group, by } => {
                     if let Some(slot) = self.by_group.get(&group) {
                         self.slots[*slot].core.told_removed(by);
@@ -378,6 +382,30 @@ impl<S: Stamper> RaftLoop<S> {
         }
         if again {
             self.links.bell().ring();
+        }
+    }
+
+    /// The process at a peer has ended: the groups that it led elect another leader. Where another member's node leads fewer
+    /// groups than this one, that one is to go first. A client with an old route then still finds different nodes behind the
+    /// groups, when it tries them one after the other.
+    fn suspect(&mut self, gone: u64) {
+        let led = |replicas: &[(GroupId, RaftId)]| {
+            let leads = |(of, id): &&(GroupId, RaftId)| {
+                self.by_group.get(of).is_some_and(|slot| self.slots[*slot].core.known_leader() == Some(*id))
+            };
+            replicas.iter().filter(leads).count()
+        };
+        let own: Vec<(GroupId, RaftId)> =
+            self.slots.iter().map(|slot| (slot.core.group(), slot.core.raft_id())).collect();
+        let others: Vec<_> = self.links.connected_but(gone).map(|replicas| (replicas, led(replicas))).collect();
+        let own = led(&own);
+        let suspected = self.links.replicas_of(gone).into_iter().filter_map(|(group, peer)| {
+            let slot = *self.by_group.get(&group)?;
+            let members = others.iter().filter(|(replicas, _)| replicas.iter().any(|(of, _)| *of == group));
+            Some((slot, peer, stand_back(own, members.map(|(_, leads)| *leads))))
+        });
+        for (slot, peer, ticks) in suspected.collect::<Vec<_>>() {
+            self.slots[slot].core.suspect(peer, ticks);
         }
     }
 
@@ -486,4 +514,20 @@ impl<S: Stamper> RaftLoop<S> {
 pub(crate) fn clock(started: Instant) -> Clock {
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Clock { mono: started.elapsed(), wall_ms: wall.as_millis() as u64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A node that leads more would take every group that loses its leader, as often as not; one that stands back for nobody,
+    /// or for ever, would only cost time.
+    #[test]
+    fn a_node_stands_back_for_those_that_lead_less() {
+        assert_eq!(stand_back(1, [0].into_iter()), STAND_BACK);
+        assert_eq!(stand_back(2, [3, 1].into_iter()), STAND_BACK);
+        assert_eq!(stand_back(40, [0].into_iter()), STAND_BACK_MAX);
+        assert_eq!(stand_back(1, [1, 2].into_iter()), 0);
+        assert_eq!(stand_back(3, std::iter::empty()), 0);
+    }
 }

@@ -20,7 +20,7 @@ use crate::log::segment::SegmentSupply;
 use crate::log::view::{LogView, ViewError};
 use crate::log::writer::LogWriter;
 use crate::plant::{self, Bug};
-use crate::seam::{ApplyError, MemberInfo, Stamper, StateMachine};
+use crate::seam::{AppliedState, ApplyError, MemberInfo, Stamper, StateMachine};
 use crate::snapshot::{Giver, install};
 use crate::types::{GroupId, RaftId};
 
@@ -128,10 +128,10 @@ pub enum OpenError {
         /// What.
         source: ApplyError,
     },
-    /// The log cannot be read back where the state needs it again.
+    /// The log cannot be read back where the state needs it again, by a failure of the disk or in a group of one.
     #[error(
-        "{0}; the queues need these entries again, and they are not fetched from other members before the state is complete: \
-         check the disk, then remove this replica from the group and rejoin under a new raft id"
+        "{0}; the queues need these entries again, and there is nobody to fetch them from: check the disk, then put the file \
+         back, or remove this replica from the group and rejoin under a new raft id"
     )]
     View(ViewError),
     /// Raft refuses.
@@ -207,24 +207,31 @@ pub fn open<S: Stamper, M: StateMachine>(
     let is_behind = applied.index > 0 && applied.index.min(machine.replay_from()) + 1 < meta.first.index;
     if is_ahead || is_behind {
         drop((stamper, machine));
-        let lost_generation = meta.generation;
-        meta.generation += 1;
         if is_ahead {
             meta.doubts |= Doubts::STATE_AHEAD;
         }
-        tracing::warn!(%group, ?applied, ?tail, first = meta.first.index, generation = meta.generation, "the state does not fit the log: given up");
-        writer.store_meta(&meta, true).map_err(io)?;
-        remove_generation(fs, dir, lost_generation).map_err(io)?;
+        tracing::warn!(%group, ?applied, ?tail, first = meta.first.index, "the state does not fit the log: given up");
+        next_generation(fs, dir, &mut meta, &mut writer).map_err(io)?;
         (stamper, machine) = layer(&meta, &view).map_err(layer_error)?;
     }
     let mut applier = Applier::new(group, machine);
-    if applier.applied().at.index + 1 < meta.first.index {
+    if let Err(error) = replay(&mut applier, &view, &meta) {
+        let others = others_than(meta.identity.raft_id, &applier.applied(), &meta);
+        match error {
+            ReplayError::View(error @ ViewError::Corrupt { .. }) if others => {
+                // A state is made of the log or taken from another member; neither is held up by a gap that the group can fill.
+                tracing::warn!(%group, %error, "the state needs entries that are damaged here: given up, to be made anew");
+            }
+            ReplayError::View(error) => return Err(OpenError::View(error)),
+            ReplayError::Apply(source) => return Err(OpenError::Replay { group, source }),
+        }
+        drop((stamper, applier));
+        next_generation(fs, dir, &mut meta, &mut writer).map_err(io)?;
+        (stamper, machine) = layer(&meta, &view).map_err(layer_error)?;
+        applier = Applier::new(group, machine);
+    }
+    if is_lost(&applier, &meta) {
         tracing::warn!(%group, first = meta.first.index, "the state is gone, and so is the log that it was made of: another member's is needed");
-    } else {
-        applier.replay(&view).map_err(|error| match error {
-            ReplayError::View(error) => OpenError::View(error),
-            ReplayError::Apply(source) => OpenError::Replay { group, source },
-        })?;
     }
     damage.extend(view.damaged_behind(&applier.applied().at));
     let identity = meta.identity;
@@ -243,6 +250,30 @@ pub fn open<S: Stamper, M: StateMachine>(
     let mut core = GroupCore::new(start, tuning, clock)?;
     core.keep_log_from(applier.machine().keep_from());
     Ok(Replica { core, writer, applier, view, giver, meta, tail_state, identity })
+}
+
+/// Whether the log that the state would have to be made of has been given up.
+fn is_lost<M: StateMachine>(applier: &Applier<M>, meta: &Meta) -> bool {
+    applier.applied().at.index + 1 < meta.first.index
+}
+
+/// Applies once more what the state machine needs, if the log can give it at all.
+fn replay<M: StateMachine>(applier: &mut Applier<M>, view: &LogView, meta: &Meta) -> Result<(), ReplayError> {
+    if is_lost(applier, meta) { Ok(()) } else { applier.replay(view) }
+}
+
+/// Whether the group has members that could give what this one has lost.
+fn others_than(raft_id: RaftId, applied: &AppliedState, meta: &Meta) -> bool {
+    let membership = applied.membership.clone().unwrap_or_else(|| at_birth(&meta.birth_members));
+    membership.voters.iter().any(|voter| *voter != raft_id)
+}
+
+/// Gives up the state of this replica: from here on it is in another folder, which is empty.
+fn next_generation(fs: &Arc<dyn Fs>, dir: &Path, meta: &mut Meta, writer: &mut LogWriter) -> std::io::Result<()> {
+    let lost = meta.generation;
+    meta.generation += 1;
+    writer.store_meta(meta, true)?;
+    remove_generation(fs, dir, lost)
 }
 
 /// Removes a folder of state that nothing names any more.

@@ -422,7 +422,7 @@ fn a_group_measures_its_rounds_and_elections() {
     assert_eq!(won(first), Some(ElectionReason::HandedOver));
     assert_eq!(measures[first].stood(ElectionReason::HandedOver), 1);
 
-    others.iter().for_each(|n| all[*n].core.suspect(first as u64 + 1));
+    others.iter().for_each(|n| all[*n].core.suspect(first as u64 + 1, 0));
     let third = elect_without(&mut all, first);
     assert_eq!(won(third), Some(ElectionReason::ProcessEnded));
 }

@@ -11,7 +11,7 @@ use ledgermq_tests::{program, replicas};
 use serde_json::Value;
 
 /// Options of the cluster: a short log, and nobody is waited for.
-const OPTIONS: [&str; 12] = [
+const OPTIONS: [&str; 14] = [
     "--groups",
     "1",
     "--segment-mib",
@@ -24,6 +24,9 @@ const OPTIONS: [&str; 12] = [
     "lag_hold_bytes=0",
     "--set",
     "lag_hold_ms=1000",
+    // Old messages are given up again soon after a snapshot.
+    "--set",
+    "snapshot_linger_ms=2000",
 ];
 
 /// Position of the first segment that a node has.
@@ -183,7 +186,8 @@ fn an_empty_node_replaces_a_lost_one(options: &[&str]) -> Result<()> {
     replicas::judge(&mut cluster)
 }
 
-/// Would break: a folder of state that is lost while its log is there, which has been cut, would be the end of the replica.
+/// Would break: a folder of state that is lost or damaged while its log is there, which has been cut, would be the end of the
+/// replica.
 #[test]
 fn a_replica_without_its_state_takes_anothers() {
     let mut cluster = Cluster::start_with(&OPTIONS).unwrap();
@@ -196,19 +200,27 @@ fn a_replica_without_its_state_takes_anothers() {
         Ok(cluster.nodes()?.iter().map(begin).collect::<Result<Vec<_>>>()?.into_iter().all(|begin| begin > 0))
     })
     .unwrap();
-    let down = cluster.follower().unwrap();
-    cluster.kill(down.id).unwrap();
-    let old = generation(&down).unwrap();
-    std::fs::remove_dir_all(down.data_dir.join(format!("broker-a/gen-{old}"))).unwrap();
-    let before = load.acked();
-    let began = Instant::now();
-    cluster.restart(down.id).unwrap();
-    await_that("the replica has taken a state", || Ok(generation(&down) > Some(old))).unwrap();
-    report(&format!(
-        "a replica without a state had one {:.1} s after its start; {} messages were acknowledged meanwhile",
-        began.elapsed().as_secs_f64(),
-        load.acked() - before
-    ));
+    type Harm = fn(&Path) -> std::io::Result<()>;
+    let harms: [(&str, Harm); 2] = [
+        ("whose state is gone", |state| std::fs::remove_dir_all(state)),
+        ("whose state is damaged", |state| std::fs::write(state.join("kv/CURRENT"), "MANIFEST-000000\n")),
+    ];
+    for (what, harm) in harms {
+        let down = cluster.follower().unwrap();
+        cluster.kill(down.id).unwrap();
+        let old = generation(&down).unwrap();
+        harm(&down.data_dir.join(format!("broker-a/gen-{old}"))).unwrap();
+        let before = load.acked();
+        let began = Instant::now();
+        cluster.restart(down.id).unwrap();
+        await_that("the replica has taken a state", || Ok(generation(&down) > Some(old))).unwrap();
+        report(&format!(
+            "a replica {what} had one {:.1} s after its start; {} messages were acknowledged meanwhile",
+            began.elapsed().as_secs_f64(),
+            load.acked() - before
+        ));
+        load.await_acked(200).unwrap();
+    }
     load.await_acked(500).unwrap();
     load.stop().unwrap();
     replicas::judge(&mut cluster).unwrap();

@@ -84,6 +84,7 @@ pub(super) fn set_up(config: &BrokerConfig, group: &GroupConfig, budget: &RocksB
             first_campaign_ticks: (group.preferred_leader == Some(group.raft_id)).then_some(PREFERRED_CAMPAIGN_TICKS),
             lag_hold_bytes: config.lag_hold_bytes,
             lag_hold: Duration::from_millis(config.lag_hold_ms),
+            snapshot_linger: Duration::from_millis(config.snapshot_linger_ms),
             ..GroupTuning::default()
         },
         completions: Box::new(Answers::default()),
@@ -127,15 +128,24 @@ impl Layer {
         let mut machine = match self.open_state(&generation) {
             Err(error) if error.is_damage() && meta.first.index == 1 => {
                 tracing::error!(group = %self.group.name, %error, "the state is damaged: it is made anew from the log");
-                self.drop_state(&generation).map_err(|error| format!("cannot remove {}: {error}", generation.display()))?;
+                let failed = |error| format!("cannot remove {}: {error}", generation.display());
+                let aside = self.put_aside(&generation).map_err(failed)?;
+                OsFs.remove_dir_all(&aside).map_err(failed)?;
+                self.open_state(&generation)
+            }
+            // Kept: should the other members be lost as well, something may be got out of it.
+            Err(error) if error.is_damage() && self.group.members.len() > 1 => {
+                let failed = |error| format!("cannot move {}: {error}", generation.display());
+                let aside = self.put_aside(&generation).map_err(failed)?;
+                tracing::error!(group = %self.group.name, %error, aside = %aside.display(), "the state is damaged, and the log has given up its first entries: another member's state is taken");
                 self.open_state(&generation)
             }
             opened => opened,
         }
         .map_err(|error| match error.is_damage() {
             true => format!(
-                "{error}; the state cannot be made anew from the log, which has given up its first entries: check the disk, then \
-                 remove {} and start again, and this replica takes the state of another member",
+                "{error}; the state cannot be made anew from the log, which has given up its first entries, and the group has no other \
+                 member: check the disk, then put a copy of {} back",
                 generation.display()
             ),
             false => error.to_string(),
@@ -163,15 +173,15 @@ impl Layer {
         Ok(BrokerMachine::open(fs, Arc::new(kv), &MachineConfig::new(generation.join("cq")))?)
     }
 
-    /// Takes a damaged state away, all of it or, when this ends half-way, nothing.
-    fn drop_state(&self, generation: &Path) -> std::io::Result<()> {
+    /// Gives a damaged state another name, in the place of one that was damaged before, and returns it.
+    fn put_aside(&self, generation: &Path) -> std::io::Result<PathBuf> {
         let aside = generation.with_extension("damaged");
         if OsFs.try_exists(&aside)? {
             OsFs.remove_dir_all(&aside)?;
         }
         OsFs.rename(generation, &aside)?;
         OsFs.sync_dir(&self.dir)?;
-        OsFs.remove_dir_all(&aside)
+        Ok(aside)
     }
 }
 

@@ -270,6 +270,7 @@ impl Plan {
             retention_forced: true,
             lag_hold_bytes: LAG_HOLD_BYTES,
             lag_hold_ms: LAG_HOLD_MS,
+            snapshot_linger_ms: SNAPSHOT_LINGER_MS,
             drain_linger_ms: DRAIN_LINGER_MS,
             insecure: self.hosts.exposed(),
             peer_tls: None,
@@ -317,6 +318,9 @@ impl Plan {
 /// Lag of a member above which old messages are not kept for it: the broker's defaults.
 const LAG_HOLD_BYTES: u64 = 20 << 30;
 const LAG_HOLD_MS: u64 = 3_600_000;
+
+/// How long the copy behind a snapshot stays: the broker's default.
+const SNAPSHOT_LINGER_MS: u64 = 30_000;
 
 /// As production has it.
 const RETENTION_MS: u64 = 72 * 3_600_000;

@@ -527,9 +527,9 @@ impl<S: Stamper> GroupCore<S> {
     }
 
     /// Nobody listens any more where this peer did: its process has ended. If it led, this follower need not wait for
-    /// the silence: it campaigns within [`GroupTuning::suspicion_ticks`]. Pre-vote keeps that safe and quiet: members
-    /// that still hear the leader refuse.
-    pub fn suspect(&mut self, peer: RaftId) {
+    /// the silence: it campaigns within [`GroupTuning::suspicion_ticks`], and `stand_back` ticks more, in which others may go
+    /// first. Pre-vote keeps that safe and quiet: members that still hear the leader refuse.
+    pub fn suspect(&mut self, peer: RaftId, stand_back: usize) {
         let raft = &mut self.raft.raft;
         if raft.state != StateRole::Follower || raft.leader_id != peer {
             return;
@@ -537,7 +537,8 @@ impl<S: Stamper> GroupCore<S> {
         raft.leader_id = 0;
         self.measuring.leader_suspected();
         self.drawn_for = (raft.term, raft.state, 0);
-        self.campaign_after = raft.election_elapsed + self.rng.random_range(self.tuning.suspicion_ticks.clone());
+        let wait = self.rng.random_range(self.tuning.suspicion_ticks.clone());
+        self.campaign_after = raft.election_elapsed + wait + stand_back;
         tracing::info!(group = %self.group, leader = peer, "the leader's process has ended");
     }
 
@@ -612,7 +613,8 @@ impl<S: Stamper> GroupCore<S> {
         Ok(())
     }
 
-    fn known_leader(&self) -> Option<RaftId> {
+    /// Who leads, as far as this replica knows; itself, once it does.
+    pub(crate) fn known_leader(&self) -> Option<RaftId> {
         Some(self.raft.raft.leader_id).filter(|id| *id != 0)
     }
 

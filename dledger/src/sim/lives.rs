@@ -142,12 +142,15 @@ impl<H: Host> World<H> {
         Ok(())
     }
 
-    /// Whether this node may lose entries that it has acknowledged: only a minority at a time.
+    /// Whether this node may lose entries that it has acknowledged, or have to doubt them: only a minority at a time, and nobody
+    /// while another one has no state. With the longest log it could not lead, and those who doubt theirs would not without it
+    /// (docs/architecture.md, "Snapshots").
     pub(super) fn may_lose(&self, id: RaftId) -> bool {
         let rots = |node: &SimNode<H>| self.rot.as_ref().is_some_and(|rot| rot.node == node.id);
         let impaired = |node: &SimNode<H>| node.lossy || node.lacks_state() || rots(node);
         let others = self.nodes.iter().filter(|node| node.id != id && impaired(node)).count();
-        self.plan.tuning.flush == Flush::Sync || (others + 1) * 2 < self.plan.birth
+        let stateless = self.nodes.iter().any(|node| node.id != id && node.lacks_state());
+        !stateless && (self.plan.tuning.flush == Flush::Sync || (others + 1) * 2 < self.plan.birth)
     }
 
     pub(super) fn restart_later(&mut self, id: RaftId) {

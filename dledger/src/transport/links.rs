@@ -298,6 +298,13 @@ impl Links {
         self.peers.get(&peer).map_or_else(Vec::new, |peer| peer.replicas.clone())
     }
 
+    /// The replicas at each other peer that is connected.
+    pub(crate) fn connected_but(&self, peer: u64) -> impl Iterator<Item = &[(GroupId, RaftId)]> {
+        let connected =
+            self.peers.iter().filter(move |(at, it)| **at != peer && it.lanes[Lane::Control as usize].is_open());
+        connected.map(|(_, it)| it.replicas.as_slice())
+    }
+
     #[cfg(test)]
     pub(super) fn forget_incoming(&mut self) {
         self.incoming.clear();

@@ -64,6 +64,11 @@ impl Outgoing {
         Ok(())
     }
 
+    /// Whether there is a connection.
+    pub(super) fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
     /// Queues a message for [`Outgoing::flush`]; `false` when it had to be dropped.
     pub(super) fn queue(&mut self, message: &PeerMessage) -> bool {
         let waiting = (self.queued - self.written) as usize;

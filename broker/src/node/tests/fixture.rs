@@ -78,6 +78,7 @@ pub(super) fn born(dir: &Path, members: usize) -> Vec<BrokerConfig> {
         retention_forced: false,
         lag_hold_bytes: 20 << 30,
         lag_hold_ms: 3_600_000,
+        snapshot_linger_ms: 30_000,
         drain_linger_ms: 35_000,
         insecure: false,
         peer_tls: None,
