@@ -82,8 +82,8 @@ pub(crate) struct GroupStorage {
     cold_bytes: Cell<u64>,
     /// The snapshot that members behind the log's start are sent.
     given: Option<Snapshot>,
-    /// Whether raft-rs has asked for one in vain.
-    snapshot_wanted: Cell<bool>,
+    /// Least index that one must reach which raft-rs has asked for in vain.
+    snapshot_wanted: Cell<Option<u64>>,
     /// Index of the last snapshot that took the place of the log here.
     restored_at: u64,
 }
@@ -115,7 +115,7 @@ impl GroupStorage {
             cold: RefCell::new(HashMap::new()),
             cold_bytes: Cell::new(0),
             given: None,
-            snapshot_wanted: Cell::new(false),
+            snapshot_wanted: Cell::new(None),
             restored_at: 0,
         }
     }
@@ -183,8 +183,8 @@ impl GroupStorage {
         self.given.is_some()
     }
 
-    /// Whether one was asked for in vain since the last call.
-    pub(crate) fn snapshot_wanted(&mut self) -> bool {
+    /// Least index that one must reach which was asked for in vain since the last call.
+    pub(crate) fn snapshot_wanted(&mut self) -> Option<u64> {
         self.snapshot_wanted.take()
     }
 
@@ -437,11 +437,13 @@ impl raft::Storage for GroupStorage {
     }
 
     fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
+        let index = request_index.max(self.start.prev.index);
         match &self.given {
-            Some(snapshot) if is_for(snapshot, to, request_index.max(self.start.prev.index)) => Ok(snapshot.clone()),
+            Some(snapshot) if is_for(snapshot, to, index) => Ok(snapshot.clone()),
             _ => {
                 // Made beside; the next heartbeat of that member asks again.
-                self.snapshot_wanted.set(true);
+                let wanted = self.snapshot_wanted.get().map_or(index, |wanted| wanted.min(index));
+                self.snapshot_wanted.set(Some(wanted));
                 Err(RaftError::Store(StorageError::SnapshotTemporarilyUnavailable))
             }
         }

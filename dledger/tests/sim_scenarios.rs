@@ -230,6 +230,27 @@ fn a_replica_without_its_state_takes_anothers() {
     });
 }
 
+/// A replica without a state that asks for more than is committed would have the checkpoint made again and again under the hands of
+/// another member, whose log is needed before anything else can be committed.
+#[test]
+fn who_asks_for_too_much_takes_no_snapshot_away_from_another() {
+    play(&cutting(3, 3), 18, |world| {
+        let first = world.await_leader(Duration::from_secs(4))?;
+        world.run_for(Duration::from_millis(300))?;
+        let behind = first % 3 + 1;
+        world.partition(&[behind]);
+        world.run_for(Duration::from_secs(5))?;
+        let Some(leader) = world.newest_leader().filter(|leader| *leader != behind) else { return Ok(false) };
+        world.come_back_without_state(6 - leader - behind, Death::Killed)?;
+        world.kill(leader, Death::Killed)?;
+        if !world.await_count("start without a state", 1, Duration::from_secs(4))? {
+            return Ok(false);
+        }
+        world.heal();
+        world.await_count("snapshot installed", 2, Duration::from_secs(10))
+    });
+}
+
 /// A replica whose log has lost its end with the page cache, but not its state, would not start.
 #[test]
 fn a_state_ahead_of_a_log_that_begins_later_gives_way_to_anothers() {

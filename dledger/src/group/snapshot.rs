@@ -245,7 +245,10 @@ impl<S: Stamper> GroupCore<S> {
     /// What the last inputs led to.
     pub(super) fn order_snapshots(&mut self, out: &mut Outputs<S>) {
         let now = self.clock.mono;
-        let wanted = self.raft.mut_store().snapshot_wanted();
+        // What nobody could be given yet is not made: a member without a state may ask for more than is committed, and that may
+        // have to wait for the very member that reads the one which is there.
+        let applied = self.applied.index;
+        let wanted = self.raft.mut_store().snapshot_wanted().is_some_and(|index| index <= applied);
         let given = self.raft.store().gives();
         // One that is there and was not enough is older than the member.
         if wanted && !self.snapshots.asked && (given || now >= self.snapshots.not_before) {
