@@ -234,7 +234,10 @@ fn a_replica_without_its_state_takes_anothers() {
 /// another member, whose log is needed before anything else can be committed.
 #[test]
 fn who_asks_for_too_much_takes_no_snapshot_away_from_another() {
-    play(&cutting(3, 3), 18, |world| {
+    let mut plan = cutting(3, 3);
+    // A snapshot takes longer than the time between two heartbeats, with which it would be asked for anew.
+    plan.delay(Duration::from_millis(20)..Duration::from_millis(40));
+    play(&plan, 15, |world| {
         let first = world.await_leader(Duration::from_secs(4))?;
         world.run_for(Duration::from_millis(300))?;
         let behind = first % 3 + 1;

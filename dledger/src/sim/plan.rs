@@ -116,6 +116,11 @@ impl Plan {
         self.die_in_install = one_in;
     }
 
+    /// Messages are so long on their way, and so are a question for files and its answer.
+    pub fn delay(&mut self, delay: std::ops::Range<Duration>) {
+        self.network.delay = delay.start.as_micros() as u64..delay.end.as_micros() as u64;
+    }
+
     /// One in so many starts finds no state; 0 for none.
     pub fn lost_state(&mut self, one_in: u32) {
         self.lost_state = one_in;
