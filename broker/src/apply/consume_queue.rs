@@ -220,9 +220,14 @@ impl ConsumeQueues {
     }
 
     /// Gives the units in front of offset `min` back to the disk, where it can: nobody reads them any more, and whatever a crash
-    /// falls back to does not either. The others stay where they are.
+    /// falls back to does not either. The others stay where they are. A file that a checkpoint shares is left whole: its bytes are
+    /// what the checkpoint's manifest says. The next time that the queue's start moves on all of it goes.
     pub(super) fn punch_before(&self, topic: &TopicKey, queue: u32, min: u64) -> Result<(), QueueError> {
         let Some(file) = self.file(topic, queue, false)? else { return Ok(()) };
+        let links = file.links().map_err(|error| failed("look at", &self.shared.path(topic, queue), error))?;
+        if links > 1 {
+            return Ok(());
+        }
         match file.punch_hole(0, min * UNIT_LEN as u64) {
             // Not every file system knows holes. The file is then as long as its queue.
             Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),

@@ -525,6 +525,10 @@ impl File for SimFile {
         self.with(|state, id| Ok(state.files[&id].content.cached().len() as u64))
     }
 
+    fn links(&self) -> io::Result<u64> {
+        self.with(|state, id| Ok(state.names.files().filter(|(_, of)| *of == id).count() as u64))
+    }
+
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.changing(|state, id| {
             state.files.get_mut(&id).expect("open files have content").content.set_len(len);
