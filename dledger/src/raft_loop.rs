@@ -395,10 +395,8 @@ impl<S: Stamper> RaftLoop<S> {
             };
             replicas.iter().filter(leads).count()
         };
-        let own: Vec<(GroupId, RaftId)> =
-            self.slots.iter().map(|slot| (slot.core.group(), slot.core.raft_id())).collect();
         let others: Vec<_> = self.links.connected_but(gone).map(|replicas| (replicas, led(replicas))).collect();
-        let own = led(&own);
+        let own = self.slots.iter().filter(|slot| slot.core.known_leader() == Some(slot.core.raft_id())).count();
         let suspected = self.links.replicas_of(gone).into_iter().filter_map(|(group, peer)| {
             let slot = *self.by_group.get(&group)?;
             let members = others.iter().filter(|(replicas, _)| replicas.iter().any(|(of, _)| *of == group));

@@ -58,6 +58,16 @@ pub struct Node {
 }
 
 impl Node {
+    /// Number of the state folder of its first group: each state that is given up, and each snapshot that is switched to, raises
+    /// it. `None` while there is none.
+    pub fn generation(&self) -> Option<u64> {
+        let names = std::fs::read_dir(self.data_dir.join(GROUP)).ok()?;
+        let names = names.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()));
+        names.filter_map(|name| name.strip_prefix("gen-")?.parse().ok()).max()
+    }
+}
+
+impl Node {
     /// Clients' address in the first group.
     pub fn address(&self) -> &str {
         &self.groups[GROUP]

@@ -117,10 +117,8 @@ fn a_flipped_bit_in_any_file_is_mended_or_named() {
             let node = scene.cluster.node(id).unwrap();
             scene.stop_node(&node).unwrap();
             // A state that was damaged, or that would have needed a damaged part of the log, is made anew in another folder.
-            let state = std::fs::read_dir(&group).unwrap().map(|entry| entry.unwrap().path());
-            let state =
-                state.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("gen-")).max().unwrap();
-            let chosen = choose(&group, &state.join("kv"));
+            let generation = node.generation().unwrap();
+            let chosen = choose(&group, &group.join(format!("gen-{generation}/kv")));
             assert!(!chosen.is_empty(), "no {kind} in {}", group.display());
             let path = &chosen[place % chosen.len()];
             let len = std::fs::metadata(path).unwrap().len();

@@ -68,13 +68,6 @@ fn leave_behind(cluster: &mut Cluster, load: &Load) -> Result<Node> {
     Ok(down)
 }
 
-/// Number of the state folder of a node: each snapshot that is switched to raises it.
-fn generation(node: &Node) -> Option<u64> {
-    let names = std::fs::read_dir(node.data_dir.join("broker-a")).ok()?;
-    let names = names.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()));
-    names.filter_map(|name| name.strip_prefix("gen-")?.parse().ok()).max()
-}
-
 fn is_pulling(node: &Node) -> bool {
     let take = node.data_dir.join("broker-a/snap/take");
     let has = |folder: &Path| std::fs::read_dir(folder).is_ok_and(|mut names| names.next().is_some());
@@ -92,7 +85,7 @@ fn a_follower_behind_the_log_comes_back_by_a_snapshot_under_load() {
     let before = load.acked();
     let began = Instant::now();
     cluster.restart(down.id).unwrap();
-    await_that("the follower has taken a snapshot", || Ok(generation(&down) > Some(0))).unwrap();
+    await_that("the follower has taken a snapshot", || Ok(down.generation() > Some(0))).unwrap();
     let took = began.elapsed();
     load.await_acked(500).unwrap();
     let acked = load.acked();
@@ -115,9 +108,9 @@ fn taker_and_giver_are_killed_while_a_snapshot_is_taken() {
     let mut interrupted = 0;
     for round in 0..3u64 {
         let down = leave_behind(&mut cluster, &load).unwrap();
-        let old = generation(&down);
+        let old = down.generation();
         cluster.restart(down.id).unwrap();
-        let switched = || generation(&down) > old && !is_pulling(&down);
+        let switched = || down.generation() > old && !is_pulling(&down);
         await_that("the pull begins", || Ok(is_pulling(&down) || switched())).unwrap();
         std::thread::sleep(Duration::from_millis(round * 7));
         interrupted += u64::from(!switched());
@@ -176,7 +169,7 @@ fn an_empty_node_replaces_a_lost_one(options: &[&str]) -> Result<()> {
     let began = Instant::now();
     raft(&cluster, &["replace", &lost.id.to_string(), &new.groups[GROUP]])?;
     report(&format!("a lost node was replaced by an empty one in {:.1} s", began.elapsed().as_secs_f64()));
-    assert!(begin(&new)? > 0 && generation(&new) > Some(0), "the new node has no snapshot");
+    assert!(begin(&new)? > 0 && new.generation() > Some(0), "the new node has no snapshot");
     let status = raft(&cluster, &["status"])?;
     let told = status.as_array().into_iter().flatten().find(|it| it["raftId"] == new.id);
     assert!(told.is_some_and(|it| it["snapshotsTaken"].as_u64() >= Some(1) && it["snapshot"].is_null()), "{status:?}");
@@ -208,12 +201,12 @@ fn a_replica_without_its_state_takes_anothers() {
     for (what, harm) in harms {
         let down = cluster.follower().unwrap();
         cluster.kill(down.id).unwrap();
-        let old = generation(&down).unwrap();
+        let old = down.generation().unwrap();
         harm(&down.data_dir.join(format!("broker-a/gen-{old}"))).unwrap();
         let before = load.acked();
         let began = Instant::now();
         cluster.restart(down.id).unwrap();
-        await_that("the replica has taken a state", || Ok(generation(&down) > Some(old))).unwrap();
+        await_that("the replica has taken a state", || Ok(down.generation() > Some(old))).unwrap();
         report(&format!(
             "a replica {what} had one {:.1} s after its start; {} messages were acknowledged meanwhile",
             began.elapsed().as_secs_f64(),
