@@ -70,9 +70,12 @@ setup_build() {
     # RocksDB is compiled from source, and its bindings are made with libclang.
     need_command c++ g++
     need_command make make
-    need_file "libclang|libclang-dev" "${LIBCLANG_PATH:-/nonexistent}/libclang*.so*" "/usr/lib/llvm-*/lib/libclang*.so*" \
-        "/usr/lib/libclang*.so*" "/usr/lib64/libclang*.so*" "/usr/lib/*/libclang*.so*" \
-        "/usr/local/lib/libclang*.so*" "/opt/homebrew/opt/llvm/lib/libclang*.dylib"
+    # Not by libclang*: libclang-cpp, which comes with other packages, is another library.
+    local at libraries=()
+    for at in "${LIBCLANG_PATH:-/nonexistent}" "/usr/lib/llvm-*/lib" /usr/lib /usr/lib64 "/usr/lib/*" /usr/local/lib; do
+        libraries+=("$at/libclang.so*" "$at/libclang-[0-9]*.so*")
+    done
+    need_file "libclang|libclang-dev" "${libraries[@]}" "/opt/homebrew/opt/llvm/lib/libclang*.dylib"
     install_missing
 }
 
