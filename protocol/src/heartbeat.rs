@@ -128,6 +128,17 @@ impl SubscriptionData {
         }
         Ok(data)
     }
+
+    /// A subscription to `topic` by an SQL92 expression, which brokers alone check; `version` is the client's clock in ms.
+    pub fn by_sql(topic: &str, expression: &str, version: i64) -> Self {
+        Self {
+            expression_type: TYPE_SQL92.to_owned(),
+            sub_string: expression.to_owned(),
+            sub_version: version,
+            topic: topic.to_owned(),
+            ..Self::default()
+        }
+    }
 }
 
 fn tag_hashes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<i32>, D::Error> {

@@ -10,8 +10,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use ledgermq_protocol::consumer_list;
-use ledgermq_protocol::heartbeat::{ConsumeFromWhere, ConsumeType, MessageModel, SubscriptionData};
-use ledgermq_protocol::message::tags::TagFilter;
+use ledgermq_protocol::heartbeat::{ConsumeFromWhere, ConsumeType, MessageModel, SubscriptionData, TYPE_TAG};
 use ledgermq_protocol::remoting::command::{Language, RemotingCommand};
 use ledgermq_protocol::remoting::headers::group::NotifyConsumerIdsChanged;
 use ledgermq_protocol::remoting::request_code::RequestCode;
@@ -19,6 +18,7 @@ use parking_lot::Mutex;
 use thiserror::Error;
 
 use super::joined::JoinedGroups;
+use crate::filter::{Filter, FilterError};
 use crate::server::outbox::{Connection, Outgoing};
 
 /// Silence after which a member is gone (clients send a heartbeat every 30 s).
@@ -32,6 +32,9 @@ pub const GROUPS_PER_CONNECTION_MAX: usize = 1_024;
 
 /// Most topics that one group may subscribe to.
 pub const SUBSCRIPTIONS_PER_GROUP_MAX: usize = 4_096;
+
+/// Most memory that the expressions of one group take that are not tags, compiled and as text, in bytes. One of them takes less.
+pub const EXPRESSIONS_PER_GROUP_BYTES_MAX: usize = 128 << 10;
 
 /// Longest client id in bytes.
 pub const CLIENT_ID_LEN_MAX: usize = 255;
@@ -48,17 +51,20 @@ pub enum JoinError {
     /// The group subscribes to too much.
     #[error("a consumer group may subscribe to {SUBSCRIPTIONS_PER_GROUP_MAX} topics")]
     Subscriptions,
+    /// The group's expressions are too large.
+    #[error("the SQL92 expressions of a consumer group may take {EXPRESSIONS_PER_GROUP_BYTES_MAX} bytes")]
+    Expressions,
 }
 
 /// What a group wants of a topic.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Subscription {
     /// The expression as sent.
     pub expression: String,
-    /// Its type as sent: TAG, or one that this broker does not filter by.
+    /// Its type as sent.
     pub expression_type: String,
-    /// Which messages match; `None` when the expression is not of type TAG, which a pull refuses.
-    pub filter: Option<Arc<TagFilter>>,
+    /// Which messages match, compiled once; or why a pull is refused.
+    pub filter: Result<Arc<Filter>, FilterError>,
     /// Version, by the client's clock.
     pub version: i64,
 }
@@ -67,8 +73,8 @@ impl Subscription {
     /// As it came in a heartbeat.
     pub(crate) fn data(&self, topic: &str) -> SubscriptionData {
         let by_tags = SubscriptionData::by_tags(topic, &self.expression, self.version);
-        match (&self.filter, by_tags) {
-            (Some(_), Ok(data)) => data,
+        match by_tags {
+            Ok(data) if self.expression_type == TYPE_TAG => data,
             _ => SubscriptionData {
                 expression_type: self.expression_type.clone(),
                 sub_string: self.expression.clone(),
@@ -76,6 +82,15 @@ impl Subscription {
                 topic: topic.to_owned(),
                 ..SubscriptionData::default()
             },
+        }
+    }
+
+    /// What counts towards [`EXPRESSIONS_PER_GROUP_BYTES_MAX`].
+    fn expression_bytes(&self) -> usize {
+        match self.filter.as_deref() {
+            Ok(Filter::Tags(_)) => 0,
+            Ok(Filter::Sql(sql)) => self.expression.len() + sql.bytes(),
+            Err(_) => self.expression.len() + self.expression_type.len(),
         }
     }
 }
@@ -115,7 +130,7 @@ impl ClientInfo {
 }
 
 /// What the table says to a pull without a subscription of its own.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Lookup {
     /// No member of the group has sent a heartbeat here.
     NoGroup,
@@ -180,8 +195,12 @@ impl ConsumerGroups {
             return Err(JoinError::Subscriptions);
         }
         let mut inner = self.inner.lock();
-        if !inner.groups.contains_key(join.group) && inner.groups.len() >= GROUPS_MAX {
-            return Err(JoinError::Groups);
+        match inner.groups.get(join.group) {
+            None if inner.groups.len() >= GROUPS_MAX => return Err(JoinError::Groups),
+            known if expression_bytes(known, &join.subscriptions) > EXPRESSIONS_PER_GROUP_BYTES_MAX => {
+                return Err(JoinError::Expressions);
+            }
+            _ => {}
         }
         if !inner.joined.add(connection.id(), join.group, GROUPS_PER_CONNECTION_MAX) {
             return Err(JoinError::GroupsOfConnection);
@@ -258,6 +277,21 @@ impl ConsumerGroups {
         group.subscriptions.get(topic).cloned().map_or(Lookup::NotSubscribed, Lookup::Found)
     }
 
+    /// The compiled form of an expression that a group is known to subscribe to a topic with, or why there is none; `None` when it is
+    /// another one.
+    pub fn compiled(
+        &self,
+        group: &str,
+        topic: &str,
+        expression_type: &str,
+        expression: &str,
+    ) -> Option<Result<Arc<Filter>, FilterError>> {
+        let inner = self.inner.lock();
+        let known = inner.groups.get(group)?.subscriptions.get(topic)?;
+        let same = known.expression == expression && known.expression_type == expression_type;
+        same.then(|| known.filter.clone())
+    }
+
     /// Whether a live group is broadcasting; `None` without members here.
     pub fn consumption(&self, group: &str) -> Option<Consumption> {
         self.inner.lock().groups.get(group).map(|group| group.consumption)
@@ -329,6 +363,15 @@ impl ConsumerGroups {
     }
 }
 
+/// What the expressions of a group take once it has taken over these subscriptions, at most.
+fn expression_bytes(known: Option<&Group>, subscriptions: &[(String, Subscription)]) -> usize {
+    let one = |(topic, subscription): &(String, Subscription)| {
+        let kept = known.and_then(|group| group.subscriptions.get(topic));
+        subscription.expression_bytes().max(kept.map_or(0, Subscription::expression_bytes))
+    };
+    subscriptions.iter().map(one).sum()
+}
+
 impl Group {
     /// Takes over a member's subscriptions; true when the set of topics is another one. An older version of a subscription does
     /// not replace a newer one: members of a group that is being changed speak in any order.
@@ -354,6 +397,8 @@ impl Group {
 mod tests {
     use std::net::SocketAddr;
 
+    use ledgermq_protocol::message::tags::TagFilter;
+
     use super::*;
 
     fn connection(id: u64) -> Arc<Connection> {
@@ -368,7 +413,7 @@ mod tests {
         let subscription = |version| Subscription {
             expression: "*".to_owned(),
             expression_type: "TAG".to_owned(),
-            filter: Some(Arc::new(TagFilter::All)),
+            filter: Ok(Arc::new(Filter::Tags(TagFilter::All))),
             version,
         };
         let consumption = Consumption {
@@ -385,6 +430,15 @@ mod tests {
                 .map(|(topic, version)| ((*topic).to_owned(), subscription(*version)))
                 .collect(),
             notify: true,
+        }
+    }
+
+    fn by_sql(expression: &str, version: i64) -> Subscription {
+        Subscription {
+            expression: expression.to_owned(),
+            expression_type: "SQL92".to_owned(),
+            filter: Filter::parse("SQL92", expression).map(Arc::new),
+            version,
         }
     }
 
@@ -427,9 +481,7 @@ mod tests {
         assert_eq!(listed.consume_from_where, ConsumeFromWhere::FirstOffset);
         assert_eq!((groups.subscribers("T"), groups.subscribers("U")), (vec!["g".to_owned()], Vec::new()));
         assert!(groups.connections("h").is_none());
-        let sql =
-            Subscription { expression: "a > 1".into(), expression_type: "SQL92".into(), filter: None, version: 3 };
-        let data = sql.data("T");
+        let data = by_sql("a > 1", 3).data("T");
         assert_eq!((data.expression_type.as_str(), data.sub_string.as_str(), data.sub_version), ("SQL92", "a > 1", 3));
     }
 
@@ -459,6 +511,36 @@ mod tests {
         assert_eq!(groups.subscription("g", "U"), Lookup::NotSubscribed);
         groups.join(&a, join(&client("a"), &[("T", 6)]), now).unwrap();
         assert!(matches!(groups.subscription("g", "T"), Lookup::Found(found) if found.version == 6));
+    }
+
+    /// Heartbeats repeat their expressions every 30 s, and pulls may bring them: what is compiled must be found again. What a group's
+    /// expressions take in all is bounded, also when they cannot be compiled.
+    #[test]
+    fn expressions_are_compiled_once_and_bounded() {
+        let groups = ConsumerGroups::default();
+        let a = connection(1);
+        let client = client("a");
+        let subscribe = |subscriptions: Vec<(String, Subscription)>| {
+            groups.join(&a, Join { subscriptions, ..join(&client, &[]) }, Instant::now())
+        };
+        let compiled = |expression| groups.compiled("g", "T", "SQL92", expression);
+        assert_eq!(compiled("a > 1"), None);
+        let sql = by_sql("a > 1", 1);
+        subscribe(vec![("T".to_owned(), sql.clone())]).unwrap();
+        let known = compiled("a > 1").unwrap().unwrap();
+        assert!(Arc::ptr_eq(&known, &sql.filter.unwrap()));
+        assert_eq!(compiled("a > 2"), None);
+        assert_eq!(groups.compiled("g", "T", "TAG", "a > 1"), None);
+        subscribe(vec![("T".to_owned(), by_sql("a >", 2))]).unwrap();
+        assert!(compiled("a >").unwrap().is_err(), "nor is what cannot be compiled tried again");
+
+        let large = format!("a = '{}'", "x".repeat(8_000));
+        for expression in [large.as_str(), &"x".repeat(30_000)] {
+            let of_topics = |count| (0..count).map(|n| (format!("T{n}"), by_sql(expression, 1))).collect();
+            subscribe(of_topics(4)).unwrap();
+            assert_eq!(subscribe(of_topics(16)), Err(JoinError::Expressions));
+            assert_eq!(groups.subscription("g", "T4"), Lookup::NotSubscribed, "nothing has changed");
+        }
     }
 
     /// A heartbeat that is handled after its connection ended must not leave a member that nobody removes.

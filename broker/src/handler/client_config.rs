@@ -1,17 +1,13 @@
 //! CHECK_CLIENT_CONFIG: a consumer asks at its start whether its subscription can be served.
 
-use ledgermq_protocol::heartbeat::{CheckClientRequestBody, TYPE_TAG};
-use ledgermq_protocol::message::tags::TagFilter;
+use ledgermq_protocol::heartbeat::CheckClientRequestBody;
 use ledgermq_protocol::remoting::command::RemotingCommand;
 use ledgermq_protocol::remoting::response_code::ResponseCode;
 
 use super::body;
+use crate::filter::Filter;
 use crate::server::outbox::Responder;
 use crate::stamp::Refusal;
-
-/// Why SQL92 is refused, wherever it is asked for.
-pub(crate) const NO_SQL92: &str =
-    "this broker does not filter by SQL92 yet: subscribe by tags, for example \"TagA || TagB\"";
 
 /// Checks the subscription.
 pub fn check_client_config(request: &RemotingCommand, responder: Responder) {
@@ -27,10 +23,7 @@ pub fn check_client_config(request: &RemotingCommand, responder: Responder) {
 fn check(request: &RemotingCommand) -> Result<(), Refusal> {
     let asked: CheckClientRequestBody = body(request)?;
     let subscription = asked.subscription_data;
-    if subscription.expression_type != TYPE_TAG {
-        return Err(Refusal::new(ResponseCode::SYSTEM_ERROR, NO_SQL92));
-    }
-    TagFilter::parse(&subscription.sub_string)
+    Filter::parse(&subscription.expression_type, &subscription.sub_string)
         .map_err(|error| Refusal::new(ResponseCode::SUBSCRIPTION_PARSE_FAILED, error.to_string()))?;
     Ok(())
 }
@@ -59,7 +52,9 @@ mod tests {
     fn filters_that_cannot_work_are_refused_at_start() {
         assert_eq!(code_of("TAG", "a || b"), 0);
         assert_eq!(code_of("TAG", " || "), ResponseCode::SUBSCRIPTION_PARSE_FAILED);
-        assert_eq!(code_of("SQL92", "a > 1"), ResponseCode::SYSTEM_ERROR);
+        assert_eq!(code_of("SQL92", "a > 1"), 0);
+        assert_eq!(code_of("SQL92", "a > "), ResponseCode::SUBSCRIPTION_PARSE_FAILED);
+        assert_eq!(code_of("SQL", "a > 1"), ResponseCode::SUBSCRIPTION_PARSE_FAILED);
         let bad = RemotingCommand::request(RequestCode::CHECK_CLIENT_CONFIG, 1).with_body(&b"{"[..]);
         assert_eq!(check(&bad).unwrap_err().code, ResponseCode::SYSTEM_ERROR);
     }

@@ -6,9 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use ledgermq_protocol::heartbeat::{
-    ConsumerData, HeartbeatData, MessageModel, ProducerData, SubscriptionData, TYPE_TAG,
-};
+use ledgermq_protocol::heartbeat::{ConsumerData, HeartbeatData, MessageModel, ProducerData, SubscriptionData};
 use ledgermq_protocol::message::tags::TagFilter;
 use ledgermq_protocol::names;
 use ledgermq_protocol::remoting::command::RemotingCommand;
@@ -16,7 +14,8 @@ use ledgermq_protocol::remoting::headers::group::UnregisterClient;
 use ledgermq_protocol::remoting::response_code::ResponseCode;
 
 use super::{body, header};
-use crate::consumer::group::{CLIENT_ID_LEN_MAX, ClientInfo, Consumption, Join, Subscription};
+use crate::consumer::group::{CLIENT_ID_LEN_MAX, ClientInfo, ConsumerGroups, Consumption, Join, Subscription};
+use crate::filter::{Filter, FilterError};
 use crate::replica::Replica;
 use crate::server::outbox::Responder;
 use crate::stamp::Refusal;
@@ -46,7 +45,7 @@ fn take(replica: &Arc<Replica>, request: &RemotingCommand, responder: &Responder
     for consumer in data.consumer_data_set {
         replica.ensure_group(&consumer.group_name);
         let notify = replica.tables().group(&consumer.group_name).is_none_or(|group| group.notify_consumer_ids_changed);
-        let join = join(&client, &consumer, notify);
+        let join = join(&replica.consumers, &client, &consumer, notify);
         replica
             .consumers
             .join(responder.connection(), join, Instant::now())
@@ -63,7 +62,7 @@ fn take(replica: &Arc<Replica>, request: &RemotingCommand, responder: &Responder
     Ok(())
 }
 
-fn join<'a>(client: &'a ClientInfo, consumer: &'a ConsumerData, notify: bool) -> Join<'a> {
+fn join<'a>(known: &ConsumerGroups, client: &'a ClientInfo, consumer: &'a ConsumerData, notify: bool) -> Join<'a> {
     let consumption = Consumption {
         broadcasting: consumer.message_model == MessageModel::Broadcasting,
         consume_type: consumer.consume_type,
@@ -76,17 +75,20 @@ fn join<'a>(client: &'a ClientInfo, consumer: &'a ConsumerData, notify: bool) ->
         subscriptions: consumer
             .subscription_data_set
             .iter()
-            .map(|data| (data.topic.clone(), subscription(data)))
+            .map(|data| (data.topic.clone(), subscription(known, &consumer.group_name, data)))
             .collect(),
         notify,
     }
 }
 
-fn subscription(data: &SubscriptionData) -> Subscription {
-    let filter = (data.expression_type == TYPE_TAG).then(|| {
+fn subscription(known: &ConsumerGroups, group: &str, data: &SubscriptionData) -> Subscription {
+    let (kind, expression) = (&data.expression_type, &data.sub_string);
+    let compile = || match Filter::parse(kind, expression) {
         // An expression that names no tag matches nothing; its client could not have sent it.
-        Arc::new(TagFilter::parse(&data.sub_string).unwrap_or(TagFilter::Codes(Vec::new())))
-    });
+        Err(FilterError::Tags(_)) => Ok(Arc::new(Filter::Tags(TagFilter::Codes(Vec::new())))),
+        parsed => parsed.map(Arc::new),
+    };
+    let filter = known.compiled(group, &data.topic, kind, expression).unwrap_or_else(compile);
     Subscription {
         expression: data.sub_string.clone(),
         expression_type: data.expression_type.clone(),

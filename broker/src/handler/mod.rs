@@ -15,6 +15,7 @@ pub mod lock;
 pub mod members;
 pub mod offset;
 pub mod pull;
+mod pull_filter;
 pub mod query_message;
 pub mod queue_ends;
 mod queue_mend;

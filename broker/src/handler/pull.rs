@@ -1,8 +1,10 @@
-//! PULL_MESSAGE and LITE_PULL_MESSAGE: messages of one queue, filtered by tag, straight out of the CommitLog.
+//! PULL_MESSAGE and LITE_PULL_MESSAGE: messages of one queue, filtered by tag or by properties, straight out of the CommitLog.
 //!
 //! ```text
-//! checks --> ConsumeQueue units from the asked offset (tag hash on the unit) --> slices of the log --> one vectored write
-//!   nothing new: parked in consumer/long_poll until apply wakes it or its time runs out, then run once more
+//! checks --> ConsumeQueue units from the asked offset (tag hash on the unit) --> slices of the log (SQL92 on their properties)
+//!                                                                                   --> one vectored write
+//!   nothing new: parked in consumer/long_poll until apply wakes it or its time runs out, then run once more; apply knows tags only,
+//!   so a pull by SQL92 that was woken for nothing is parked again
 //! ```
 //! Served by every replica from what it has applied. Only a confirmed leader says that an offset lies beyond the end: a replica
 //! that lags would make clients reset their offsets.
@@ -14,21 +16,19 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use ledgermq_dledger::LogPos;
 use ledgermq_dledger::log::view::{ViewError, WARM_WINDOW};
-use ledgermq_protocol::heartbeat::TYPE_TAG;
 use ledgermq_protocol::message::record::RecordRef;
 use ledgermq_protocol::message::tags::TagFilter;
 use ledgermq_protocol::remoting::command::RemotingCommand;
 use ledgermq_protocol::remoting::headers::pull::{
-    FLAG_COMMIT_OFFSET, FLAG_SUBSCRIPTION, FLAG_SUSPEND, PullMessage, PullMessageResponse, status,
+    FLAG_COMMIT_OFFSET, FLAG_SUSPEND, PullMessage, PullMessageResponse, status,
 };
 use ledgermq_protocol::remoting::response_code::ResponseCode;
 use tokio::sync::Semaphore;
 
-use super::client_config::NO_SQL92;
-use super::{header, queue_mend};
+use super::{header, pull_filter, queue_mend};
 use crate::apply::{UNITS_PER_READ_MAX, Unit};
-use crate::consumer::group::{Lookup, Subscription};
 use crate::consumer::long_poll::QueueKey;
+use crate::filter::Filter;
 use crate::replica::Replica;
 use crate::server::outbox::Responder;
 use crate::stamp::Refusal;
@@ -46,6 +46,16 @@ pub const BYTES_MAX: usize = 1 << 20;
 /// Most units that one pull looks at in search of a match.
 const UNITS_SCANNED_MAX: usize = 4 * UNITS_PER_READ_MAX;
 
+/// Units that are read at a time for a filter that looks at the messages: most pulls are full before.
+const UNITS_PER_READ_SQL: usize = 256;
+
+/// Most bytes that one pull looks at in the properties of messages in search of a match, each counted as often as the expression may
+/// look at it: about a millisecond. One message may take more.
+const SQL_WORK_MAX: usize = 4 << 20;
+
+/// What every message counts for, however few properties it has: its unit, and two places in the log.
+const SQL_WORK_OF_MESSAGE: usize = 512;
+
 /// Reads of old messages at a time, in the whole process.
 const COLD_READS_MAX: usize = 4;
 
@@ -58,8 +68,27 @@ const HOLD_MAX: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct ParkedPull {
     pull: PullMessage,
-    filter: Arc<TagFilter>,
+    filter: Arc<Filter>,
     responder: Responder,
+    until: Instant,
+}
+
+/// Which time a pull is run, and so whether it may wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// It has just arrived.
+    First,
+    /// It has waited, and may go on until then if it was woken for messages that do not match.
+    Woken(Instant),
+    /// It is answered now.
+    Last,
+}
+
+impl Turn {
+    /// Whether a pull by this filter that was run again and found nothing goes on waiting.
+    fn waits_on(self, filter: &Filter) -> bool {
+        matches!(self, Turn::Woken(until) if filter.sql().is_some() && Instant::now() < until)
+    }
 }
 
 impl ParkedPull {
@@ -67,7 +96,7 @@ impl ParkedPull {
     pub fn wants(&self, first: u64, mut units: impl Iterator<Item = Unit>) -> bool {
         let mut offset = first;
         units.any(|unit| {
-            let wanted = offset as i64 >= self.pull.queue_offset && self.filter.matches(unit.tags_code);
+            let wanted = offset as i64 >= self.pull.queue_offset && self.filter.passes_unit(unit.tags_code);
             offset += 1;
             wanted
         })
@@ -87,41 +116,41 @@ pub fn pull(replica: &Arc<Replica>, request: &RemotingCommand, mut responder: Re
         Ok(pull) => pull,
         Err(refusal) => return responder.refuse(refusal.code, refusal.remark),
     };
-    run(replica, pull, responder, true);
+    run(replica, pull, responder, Turn::First);
 }
 
-/// Runs a pull again that waited; it does not wait a second time.
+/// Runs a pull again that waited; it waits on only when none of the messages that it was woken for matches.
 pub fn run_again(replica: &Arc<Replica>, parked: ParkedPull) {
-    run(replica, parked.pull, parked.responder, false);
+    run(replica, parked.pull, parked.responder, Turn::Woken(parked.until));
 }
 
-fn run(replica: &Arc<Replica>, pull: PullMessage, responder: Responder, may_wait: bool) {
+fn run(replica: &Arc<Replica>, pull: PullMessage, responder: Responder, turn: Turn) {
     let checked = match check(replica, &pull) {
         Ok(checked) => checked,
-        Err(refusal) if may_wait && is_early(&refusal) && replica.is_behind() => {
+        Err(refusal) if turn == Turn::First && is_early(&refusal) && replica.is_behind() => {
             let replica = Arc::clone(replica);
             tokio::spawn(async move {
                 replica.catch_up().await;
-                run(&replica, pull, responder, false);
+                run(&replica, pull, responder, Turn::Last);
             });
             return;
         }
         Err(refusal) => return responder.refuse(refusal.code, refusal.remark),
     };
-    if may_wait {
+    if turn == Turn::First {
         commit(replica, &pull, &checked);
     }
     let found = look(replica, &pull, &checked, Reads::WarmOnly);
-    finish(replica, pull, checked, responder, may_wait, found);
+    finish(replica, pull, checked, responder, turn, found);
 }
 
 /// Answers with what was found, or goes on with what must happen first.
 fn finish(
     replica: &Arc<Replica>,
-    pull: PullMessage,
+    mut pull: PullMessage,
     checked: Checked,
     responder: Responder,
-    may_wait: bool,
+    turn: Turn,
     found: Result<Found, Refusal>,
 ) {
     let found = match found {
@@ -131,13 +160,17 @@ fn finish(
     match found {
         Found::Cold => {
             let replica = Arc::clone(replica);
-            tokio::spawn(async move { read_cold(&replica, pull, checked, responder, may_wait).await });
+            tokio::spawn(async move { read_cold(&replica, pull, checked, responder, turn).await });
         }
         Found::Beyond if replica.serves() => {
             let replica = Arc::clone(replica);
-            tokio::spawn(async move { confirm_beyond(&replica, pull, checked, responder, may_wait).await });
+            tokio::spawn(async move { confirm_beyond(&replica, pull, checked, responder, turn).await });
         }
-        Found::Beyond | Found::NothingNew => wait_or_answer(replica, pull, checked, responder, may_wait),
+        Found::Beyond | Found::NothingNew => wait_or_answer(replica, pull, checked, responder, turn),
+        Found::Messages(none) if none.end_the_queue(&checked) && turn.waits_on(&checked.filter) => {
+            pull.queue_offset = none.next_offset as i64;
+            wait_or_answer(replica, pull, checked, responder, turn);
+        }
         Found::Messages(messages) => {
             let count = messages.slices.len() as u64;
             replica.stats.handed_out(&pull.consumer_group, checked.topic.key(), count, replica.now_ms());
@@ -160,17 +193,17 @@ fn is_early(refusal: &Refusal) -> bool {
 
 /// Reads from the disk, on a thread that may wait for it, a few at a time: a consumer that works off a backlog must not slow
 /// those at the end of the log.
-async fn read_cold(replica: &Arc<Replica>, pull: PullMessage, checked: Checked, responder: Responder, may_wait: bool) {
-    let turn = COLD_READS.acquire().await.expect("the semaphore is never closed");
+async fn read_cold(replica: &Arc<Replica>, pull: PullMessage, checked: Checked, responder: Responder, turn: Turn) {
+    let permit = COLD_READS.acquire().await.expect("the semaphore is never closed");
     let reader = Arc::clone(replica);
     let reading = tokio::task::spawn_blocking(move || {
         let found = look(&reader, &pull, &checked, Reads::All);
         (pull, checked, found)
     });
     let read = reading.await;
-    drop(turn);
+    drop(permit);
     match read {
-        Ok((pull, checked, found)) => finish(replica, pull, checked, responder, may_wait, found),
+        Ok((pull, checked, found)) => finish(replica, pull, checked, responder, turn, found),
         Err(error) => {
             tracing::error!(%error, "a read of old messages panicked");
             responder.refuse(ResponseCode::SYSTEM_ERROR, "internal error");
@@ -180,13 +213,7 @@ async fn read_cold(replica: &Arc<Replica>, pull: PullMessage, checked: Checked, 
 
 /// The offset lies beyond what this replica has applied, and it believes to lead. Asks a quorum before the client is told to
 /// reset its offset.
-async fn confirm_beyond(
-    replica: &Arc<Replica>,
-    pull: PullMessage,
-    checked: Checked,
-    responder: Responder,
-    may_wait: bool,
-) {
+async fn confirm_beyond(replica: &Arc<Replica>, pull: PullMessage, checked: Checked, responder: Responder, turn: Turn) {
     let confirmed = replica.read_barrier().await.is_ok();
     let end = checked.topic.next_offset(checked.queue) as i64;
     if confirmed && pull.queue_offset > end {
@@ -194,23 +221,30 @@ async fn confirm_beyond(
         let answer = moved(&responder, &checked, end, status);
         responder.send(answer);
     } else {
-        wait_or_answer(replica, pull, checked, responder, may_wait);
+        wait_or_answer(replica, pull, checked, responder, turn);
     }
 }
 
 /// Parks a pull that found nothing, if it may wait; else says so.
-fn wait_or_answer(replica: &Arc<Replica>, pull: PullMessage, checked: Checked, responder: Responder, may_wait: bool) {
+fn wait_or_answer(replica: &Arc<Replica>, pull: PullMessage, checked: Checked, responder: Responder, turn: Turn) {
     replica.stats.handed_out(&pull.consumer_group, checked.topic.key(), 0, replica.now_ms());
-    let hold = Duration::from_millis(u64::try_from(pull.suspend_timeout_ms).unwrap_or(0)).min(HOLD_MAX);
-    if !may_wait || pull.sys_flag & FLAG_SUSPEND == 0 || hold.is_zero() || responder.is_oneway() {
+    let now = Instant::now();
+    let until = match turn {
+        Turn::First if pull.sys_flag & FLAG_SUSPEND != 0 && !responder.is_oneway() => {
+            now + Duration::from_millis(u64::try_from(pull.suspend_timeout_ms).unwrap_or(0)).min(HOLD_MAX)
+        }
+        Turn::Woken(until) if turn.waits_on(&checked.filter) => until,
+        Turn::First | Turn::Woken(_) | Turn::Last => now,
+    };
+    if until <= now {
         return nothing_new(&pull, &checked, responder);
     }
     let key = QueueKey { incarnation: checked.topic.incarnation(), queue_id: pull.queue_id };
     let connection = Arc::clone(responder.connection());
     let wanted = pull.queue_offset;
     connection.has_parked.store(true, Ordering::Relaxed);
-    let parked = ParkedPull { pull, filter: Arc::clone(&checked.filter), responder };
-    match replica.pulls.park(key, Instant::now() + hold, connection.id(), parked) {
+    let parked = ParkedPull { pull, filter: Arc::clone(&checked.filter), responder, until };
+    match replica.pulls.park(key, until, connection.id(), parked) {
         // A message that became visible between the look and the parking has woken nobody, nor has a deletion of the topic; a
         // connection that ended in between would be forgotten by nobody.
         Ok(ticket)
@@ -219,7 +253,8 @@ fn wait_or_answer(replica: &Arc<Replica>, pull: PullMessage, checked: Checked, r
                 || connection.has_ended() =>
         {
             if let Some(parked) = replica.pulls.take(ticket) {
-                run_again(replica, parked);
+                // For the last time, or a busy queue could keep it here.
+                run(replica, parked.pull, parked.responder, Turn::Last);
             }
         }
         Ok(_) => {}
@@ -246,7 +281,7 @@ fn moved(responder: &Responder, checked: &Checked, next: i64, status: &str) -> R
 struct Checked {
     topic: Arc<Topic>,
     queue: u32,
-    filter: Arc<TagFilter>,
+    filter: Arc<Filter>,
     min: i64,
 }
 
@@ -294,52 +329,9 @@ fn check(replica: &Arc<Replica>, pull: &PullMessage) -> Result<Checked, Refusal>
         return Err(Refusal::new(ResponseCode::INVALID_PARAMETER, remark));
     };
     let broadcast = group.as_ref().is_none_or(|group| group.consume_broadcast_enable);
-    let filter = filter_of(replica, pull, broadcast)?;
+    let filter = pull_filter::of(replica, pull, broadcast)?;
     let min = topic.min_offset(queue) as i64;
     Ok(Checked { topic, queue, filter, min })
-}
-
-/// The subscription of the request, or the one that heartbeats brought.
-fn filter_of(replica: &Replica, pull: &PullMessage, broadcast_allowed: bool) -> Result<Arc<TagFilter>, Refusal> {
-    if pull.sys_flag & FLAG_SUBSCRIPTION != 0 {
-        if pull.expression_type.as_deref().unwrap_or(TYPE_TAG) != TYPE_TAG {
-            return Err(Refusal::new(ResponseCode::SYSTEM_ERROR, NO_SQL92));
-        }
-        return TagFilter::parse(pull.subscription.as_deref().unwrap_or_default())
-            .map(Arc::new)
-            .map_err(|error| Refusal::new(ResponseCode::SUBSCRIPTION_PARSE_FAILED, error.to_string()));
-    }
-    let group = &pull.consumer_group;
-    let lookup = replica.consumers.subscription(group, &pull.topic);
-    if lookup != Lookup::NoGroup
-        && !broadcast_allowed
-        && replica.consumers.consumption(group).is_some_and(|consumption| consumption.broadcasting)
-    {
-        let remark = format!("subscription group {group} may not consume by broadcast");
-        return Err(Refusal::new(ResponseCode::NO_PERMISSION, remark));
-    }
-    match lookup {
-        Lookup::Found(found) if pull.sub_version > found.version && !passes_all(&found, pull) => Err(Refusal::new(
-            ResponseCode::SUBSCRIPTION_NOT_LATEST,
-            format!("the subscription of group {group} to {} known here is older", pull.topic),
-        )),
-        Lookup::Found(found) => found.filter.ok_or_else(|| Refusal::new(ResponseCode::SYSTEM_ERROR, NO_SQL92)),
-        Lookup::NotSubscribed => Err(Refusal::new(
-            ResponseCode::SUBSCRIPTION_NOT_EXIST,
-            format!("group {group} does not subscribe to {}", pull.topic),
-        )),
-        Lookup::NoGroup => Err(Refusal::new(
-            ResponseCode::SUBSCRIPTION_NOT_EXIST,
-            format!("no heartbeat of group {group} has come to this broker yet"),
-        )),
-    }
-}
-
-/// Whether what is known here, though older, passes all that the client can want: clients drop by their own tags what comes too
-/// much. The Java client counts its version up with each rebalance and tells by a heartbeat that it leaves out while another one
-/// is under way; a new consumer would wait up to 30 s for the next.
-fn passes_all(known: &Subscription, pull: &PullMessage) -> bool {
-    known.filter.as_deref() == Some(&TagFilter::All) && pull.expression_type.as_deref().unwrap_or(TYPE_TAG) == TYPE_TAG
 }
 
 /// Takes the offset that a pull brings with it.
@@ -372,6 +364,11 @@ struct Messages {
 }
 
 impl Messages {
+    /// Whether none matches to the end of the queue.
+    fn end_the_queue(&self, checked: &Checked) -> bool {
+        self.slices.is_empty() && self.next_offset == checked.topic.next_offset(checked.queue)
+    }
+
     fn answer(&self, responder: &Responder, checked: &Checked) -> RemotingCommand {
         let (code, status) = if self.slices.is_empty() {
             (ResponseCode::PULL_RETRY_IMMEDIATELY, status::NO_MATCHED_MESSAGE)
@@ -411,11 +408,13 @@ fn read(replica: &Replica, pull: &PullMessage, checked: &Checked, from: u64, rea
     let mut messages = Messages { slices: Vec::new(), next_offset: from };
     let mut bytes = 0;
     let mut scanned = 0;
-    while scanned < UNITS_SCANNED_MAX {
-        let batch = match *checked.filter {
-            TagFilter::All => messages_max,
-            TagFilter::Codes(_) => UNITS_PER_READ_MAX,
-        };
+    let mut sql_work = 0;
+    let batch = match *checked.filter {
+        Filter::Tags(TagFilter::All) => messages_max,
+        Filter::Tags(TagFilter::Codes(_)) => UNITS_PER_READ_MAX,
+        Filter::Sql(_) => UNITS_PER_READ_SQL,
+    };
+    while scanned < UNITS_SCANNED_MAX && sql_work < SQL_WORK_MAX {
         let units = replica
             .queues
             .read(&checked.topic, checked.queue, messages.next_offset, batch)
@@ -424,7 +423,7 @@ fn read(replica: &Replica, pull: &PullMessage, checked: &Checked, from: u64, rea
             break;
         }
         for unit in units {
-            if checked.filter.matches(unit.tags_code) {
+            if checked.filter.passes_unit(unit.tags_code) {
                 let full = messages.slices.len() == messages_max || bytes + unit.size as usize > bytes_max;
                 if full && !messages.slices.is_empty() {
                     return Ok(Found::Messages(messages));
@@ -441,11 +440,24 @@ fn read(replica: &Replica, pull: &PullMessage, checked: &Checked, from: u64, rea
                     let none = messages.slices.is_empty();
                     return Ok(if none { Found::TooSmall } else { Found::Messages(messages) });
                 };
-                messages.slices.push(record);
-                bytes += unit.size as usize;
+                let matches = match checked.filter.sql() {
+                    None => true,
+                    Some(sql) => {
+                        let properties = RecordRef::decode(&record).map_err(|error| unreadable(&error))?.properties();
+                        sql_work += SQL_WORK_OF_MESSAGE + sql.work(properties.len());
+                        sql.matches(properties)
+                    }
+                };
+                if matches {
+                    messages.slices.push(record);
+                    bytes += unit.size as usize;
+                }
             }
             messages.next_offset += 1;
             scanned += 1;
+            if sql_work >= SQL_WORK_MAX {
+                break;
+            }
         }
         if messages.slices.len() == messages_max {
             break;

@@ -78,7 +78,7 @@ async fn bad_pulls_are_refused_by_name() {
         ),
         (
             PullMessage { expression_type: Some("SQL92".into()), sys_flag: FLAG_SUBSCRIPTION, ..plain("T", 0) },
-            ResponseCode::SYSTEM_ERROR,
+            ResponseCode::SUBSCRIPTION_PARSE_FAILED,
         ),
         (PullMessage { sub_version: 10, ..plain("T", 0) }, ResponseCode::PULL_RETRY_IMMEDIATELY),
     ];
