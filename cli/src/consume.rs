@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 use ledgermq_client::{
-    Client, ClientConfig, Delivery, MessageQueue, PullConsumer, PullConsumerConfig, PushConsumerConfig,
+    Client, ClientConfig, Delivery, Filter, MessageQueue, PullConsumer, PullConsumerConfig, PushConsumerConfig,
     ReceivedMessage, StartAt, Verdict,
 };
 use tokio::sync::{Notify, mpsc};
@@ -43,6 +43,9 @@ pub(crate) struct ConsumeArgs {
     /// Tags, separated by ||
     #[arg(long, default_value = "*")]
     tags: String,
+    /// SQL92 expression over message properties instead of tags, such as "price > 5 AND TAGS = 'paid'"
+    #[arg(long, value_name = "EXPRESSION", conflicts_with = "tags")]
+    filter_sql: Option<String>,
     /// Consumer group: begin where it stands, and commit what was printed. Without one, begin at the first message
     #[arg(long)]
     group: Option<String>,
@@ -58,6 +61,15 @@ pub(crate) struct ConsumeArgs {
     /// Print JSON, one object a line
     #[arg(long)]
     json: bool,
+}
+
+impl ConsumeArgs {
+    fn filter(&self) -> Filter {
+        match &self.filter_sql {
+            Some(expression) => Filter::Sql(expression.clone()),
+            None => Filter::Tags(self.tags.clone()),
+        }
+    }
 }
 
 /// What was read of a queue, and where its reader goes on.
@@ -85,7 +97,7 @@ pub(crate) fn run(args: ConsumeArgs) -> Result<()> {
 async fn be_member(group: String, args: &ConsumeArgs) -> Result<()> {
     let client = Client::new(ClientConfig::new(args.namesrv.clone()))?;
     let config = PushConsumerConfig::new(group)
-        .with_subscription(args.topic.clone(), args.tags.clone())
+        .with_filtered(args.topic.clone(), args.filter())
         .with_start_at(StartAt::Begin)
         .with_ordered(args.ordered)
         .with_concurrency_per_queue(1);
@@ -118,7 +130,7 @@ async fn be_member(group: String, args: &ConsumeArgs) -> Result<()> {
 async fn read_all(args: &ConsumeArgs) -> Result<()> {
     let client = Client::new(ClientConfig::new(args.namesrv.clone()))?;
     let group = args.group.clone().unwrap_or_else(|| "ledgermq-consume".to_owned());
-    let consumer = client.pull_consumer(PullConsumerConfig::new(group).with_tags(args.tags.clone()))?;
+    let consumer = client.pull_consumer(PullConsumerConfig::new(group).with_filter(args.filter()))?;
     let (sender, mut batches) = mpsc::channel(WAITING_MAX);
     for queue in consumer.queues(&args.topic).await? {
         tokio::spawn(read(consumer.clone(), queue, args.group.is_some(), args.follow, sender.clone()));

@@ -90,8 +90,8 @@ pub use admin::{Admin, NewTopic};
 pub use client::Client;
 pub use config::{ClientConfig, NAMESRV_MAX};
 pub use consumer::{
-    ConsumeMode, Delivery, PullConsumer, PullConsumerConfig, PullResult, PullStatus, PushConsumer, PushConsumerConfig,
-    StartAt, Subscription, Verdict,
+    ConsumeMode, Delivery, Filter, PullConsumer, PullConsumerConfig, PullResult, PullStatus, PushConsumer,
+    PushConsumerConfig, StartAt, Subscription, Verdict,
 };
 pub use error::{CallError, Cause, ConfigError, MessageError, PullError, RequestError, RouteProblem, SendError};
 pub use ledgermq_protocol::json::object_map::MessageQueue;

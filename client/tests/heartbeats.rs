@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fake::group::Broker;
 use fake::{Fake, Reply, Routes, SOON, config, namesrv, stored};
-use ledgermq_client::{Client, Message, ProducerConfig, PushConsumerConfig, Verdict};
+use ledgermq_client::{Client, Filter, Message, ProducerConfig, PushConsumerConfig, Verdict};
 use ledgermq_protocol::heartbeat::{ConsumeFromWhere, ConsumeType, HeartbeatData, MessageModel};
 use ledgermq_protocol::json::Body;
 use ledgermq_protocol::remoting::command::RemotingCommand;
@@ -39,7 +39,9 @@ async fn consumers_are_told_to_every_member() {
     let (leader, follower) = (broker.serve().await, broker.serve().await);
     let namesrv = namesrv(&Routes::new(&leader.addr, &[&follower.addr], true)).await;
     let client = member(&namesrv, NEVER);
-    let config = PushConsumerConfig::new("CG").with_subscription("TopicTest", "TagA || TagB");
+    let config = PushConsumerConfig::new("CG")
+        .with_subscription("TopicTest", "TagA || TagB")
+        .with_filtered("Other", Filter::Sql("a > 5".to_owned()));
     let consumer = client.push_consumer(config, |_| async { Verdict::Consumed }).unwrap();
     for fake in [&leader, &follower] {
         let beat = beats(&fake.membership(|told| !told.is_empty()).await).remove(0);
@@ -51,7 +53,9 @@ async fn consumers_are_told_to_every_member() {
             (MessageModel::Clustering, ConsumeFromWhere::LastOffset)
         );
         let topics: Vec<&str> = group.subscription_data_set.iter().map(|data| data.topic.as_str()).collect();
-        assert_eq!(topics, ["TopicTest", "%RETRY%CG"]);
+        assert_eq!(topics, ["TopicTest", "Other", "%RETRY%CG"]);
+        let by_sql = &group.subscription_data_set[1];
+        assert_eq!((by_sql.expression_type.as_str(), by_sql.sub_string.as_str()), ("SQL92", "a > 5"));
         let wanted = &group.subscription_data_set[0];
         assert_eq!((wanted.sub_string.as_str(), wanted.tags_set.len()), ("TagA || TagB", 2));
         assert_eq!(wanted.code_set, [2_598_919, 2_598_920]);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use fake::{Fake, Reply, Routes, answer, client, config, namesrv, not_leader};
 use ledgermq_client::{
-    CallError, Client, ConfigError, MessageQueue, PullConsumer, PullConsumerConfig, PullError, PullStatus,
+    CallError, Client, ConfigError, Filter, MessageQueue, PullConsumer, PullConsumerConfig, PullError, PullStatus,
 };
 use ledgermq_protocol::message::record::{self, Message};
 use ledgermq_protocol::remoting::command::RemotingCommand;
@@ -97,6 +97,21 @@ async fn records_arrive_as_messages() {
     assert_eq!((header.consumer_group.as_str(), header.queue_offset, header.max_msg_nums), ("CG", 3, 32));
     assert_eq!((header.sys_flag, header.suspend_timeout_ms), (6, 50));
     assert_eq!(header.subscription.as_deref(), Some("AaBB || x"));
+}
+
+/// An expression over properties is the broker's to judge: it must reach it, and nothing that comes back is dropped here.
+#[tokio::test]
+async fn filters_by_properties_are_judged_by_the_broker() {
+    let body = records(&[(b"one", 0, "A"), (b"two", 0, "B")]);
+    let (broker, _namesrv, client) =
+        with_broker(move |_| Reply::Answer(offsets(ResponseCode::SUCCESS).with_body(body.clone()))).await;
+    let config = PullConsumerConfig::new("CG").with_filter(Filter::Sql("a > 5".to_owned()));
+    let pulled = client.pull_consumer(config).unwrap().pull(&queue(), 3, 32, Duration::ZERO).await.unwrap();
+    assert_eq!(pulled.messages.len(), 2);
+    let header: PullMessage = broker.requests()[0].header().unwrap();
+    assert_eq!((header.subscription.as_deref(), header.expression_type.as_deref()), (Some("a > 5"), Some("SQL92")));
+    let empty = PullConsumerConfig::new("CG").with_filter(Filter::Sql(" ".to_owned()));
+    assert!(matches!(client.pull_consumer(empty), Err(ConfigError::Value { key: "filter", .. })));
 }
 
 /// Each answer without messages says something else about where to go on.
@@ -223,7 +238,7 @@ async fn bad_configs() {
     let namesrv = namesrv(&Routes::new("a:1", &[], true)).await;
     let client = client(&[&namesrv]);
     let error = client.pull_consumer(PullConsumerConfig::new("CG").with_tags(" || ")).unwrap_err();
-    assert!(matches!(error, ConfigError::Value { key: "tags", .. }));
+    assert!(matches!(error, ConfigError::Value { key: "filter", .. }));
     assert!(matches!(client.pull_consumer(PullConsumerConfig::new("a b")), Err(ConfigError::Group(_))));
     for change in [
         |config: &mut ledgermq_client::ClientConfig| config.namesrvs.clear(),

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use ledgermq_protocol::json::object_map::MessageQueue;
 use ledgermq_protocol::message::record::Records;
-use ledgermq_protocol::message::tags::{self, TagFilter};
 use ledgermq_protocol::names;
 use ledgermq_protocol::remoting::command::RemotingCommand;
 use ledgermq_protocol::remoting::headers::offset::{
@@ -18,6 +17,7 @@ use ledgermq_protocol::remoting::headers::pull::{FLAG_SUBSCRIPTION, FLAG_SUSPEND
 use ledgermq_protocol::remoting::request_code::RequestCode;
 use ledgermq_protocol::remoting::response_code::ResponseCode;
 
+use super::filter::Filter;
 use crate::core::{Ask, Core};
 use crate::error::{CallError, Cause, ConfigError, PullError, RouteProblem};
 use crate::message::ReceivedMessage;
@@ -34,8 +34,8 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 pub struct PullConsumerConfig {
     /// Consumer group, whose offsets it reads and commits; 1 to 120 of `%|a-zA-Z0-9_-`.
     pub group: String,
-    /// Which tags: `*` for all, else tags separated by `||`. Default `*`.
-    pub tags: String,
+    /// Which messages. Default all.
+    pub filter: Filter,
     /// Whether each body is checked against the checksum in its record. Default true.
     pub check_bodies: bool,
 }
@@ -43,12 +43,17 @@ pub struct PullConsumerConfig {
 impl PullConsumerConfig {
     /// The defaults for a group.
     pub fn new(group: impl Into<String>) -> Self {
-        Self { group: group.into(), tags: "*".to_owned(), check_bodies: true }
+        Self { group: group.into(), filter: Filter::all(), check_bodies: true }
     }
 
-    /// Sets [`Self::tags`].
-    pub fn with_tags(mut self, tags: impl Into<String>) -> Self {
-        self.tags = tags.into();
+    /// Sets [`Self::filter`] to tags: `*` for all, else up to 1,024 separated by `||`.
+    pub fn with_tags(self, tags: impl Into<String>) -> Self {
+        self.with_filter(Filter::Tags(tags.into()))
+    }
+
+    /// Sets [`Self::filter`].
+    pub fn with_filter(mut self, filter: Filter) -> Self {
+        self.filter = filter;
         self
     }
 }
@@ -60,7 +65,7 @@ pub enum PullStatus {
     Found,
     /// Nothing at this offset yet.
     NoNewMessage,
-    /// Nothing of what was looked at has one of the tags: go on at the next offset.
+    /// Nothing of what was looked at is wanted: go on at the next offset.
     NoMatch,
     /// The offset lies outside of the queue: go on at the next offset, which lies inside.
     OffsetOutOfRange,
@@ -98,14 +103,7 @@ struct Inner {
 impl PullConsumer {
     pub(crate) fn new(core: Arc<Core>, config: PullConsumerConfig) -> Result<Self, ConfigError> {
         names::check_group(&config.group)?;
-        let tags = match TagFilter::parse(&config.tags) {
-            Ok(TagFilter::All) => None,
-            Ok(TagFilter::Codes(_)) => Some(tags::tags(&config.tags).map(str::to_owned).collect()),
-            Err(_) => {
-                let (value, mend) = (config.tags.clone(), "give * or up to 1,024 tags separated by ||");
-                return Err(ConfigError::Value { key: "tags", value, mend });
-            }
-        };
+        let tags = config.filter.tags("filter")?;
         Ok(Self { inner: Arc::new(Inner { core, config, tags }) })
     }
 
@@ -151,9 +149,9 @@ impl PullConsumer {
             sys_flag: FLAG_SUBSCRIPTION | suspend,
             commit_offset: 0,
             suspend_timeout_ms: wait.as_millis() as i64,
-            subscription: Some(self.inner.config.tags.clone()),
+            subscription: Some(self.inner.config.filter.expression().to_owned()),
             sub_version: 0,
-            expression_type: Some("TAG".to_owned()),
+            expression_type: Some(self.inner.config.filter.expression_type().to_owned()),
             max_msg_bytes: None,
         };
         let request = RemotingCommand::request(RequestCode::PULL_MESSAGE, 0).with_header(&header);

@@ -24,7 +24,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ledgermq_protocol::heartbeat::{ConsumerData, SubscriptionData};
+use ledgermq_protocol::heartbeat::ConsumerData;
 use ledgermq_protocol::json::object_map::MessageQueue;
 use ledgermq_protocol::names;
 use tokio::runtime::Handle;
@@ -33,6 +33,7 @@ use tokio::time::Instant;
 
 use self::offsets::OffsetStore;
 use self::rebalance::Rebalance;
+use crate::consumer::filter::Filter;
 use crate::consumer::pull::{PullConsumer, PullConsumerConfig};
 use crate::core::Core;
 use crate::error::ConfigError;
@@ -64,7 +65,7 @@ struct Running {
 struct Shared {
     core: Arc<Core>,
     config: PushConsumerConfig,
-    /// One for each topic, with its tags.
+    /// One for each topic, with its filter.
     pullers: HashMap<String, PullConsumer>,
     offsets: OffsetStore,
     listener: listener::Listener,
@@ -85,15 +86,14 @@ impl PushConsumer {
         let mut subscriptions = config.subscriptions.clone();
         if config.mode == ConsumeMode::Clustering {
             // Where members of the group put messages that they could not consume. All members must subscribe to the same.
-            subscriptions.push(Subscription { topic: names::retry_topic(&config.group), tags: "*".to_owned() });
+            subscriptions.push(Subscription { topic: names::retry_topic(&config.group), filter: Filter::all() });
         }
         let mut pullers = HashMap::new();
         let mut told = Vec::new();
         for subscription in subscriptions {
-            let pulls = PullConsumerConfig::new(&config.group).with_tags(&subscription.tags);
-            pullers.insert(subscription.topic.clone(), PullConsumer::new(Arc::clone(&core), pulls)?);
-            let data = SubscriptionData::by_tags(&subscription.topic, &subscription.tags, now_ms());
-            told.push(data.map_err(|_| config::bad_tags(&subscription.tags))?);
+            told.push(subscription.filter.subscription(config::SUBSCRIPTIONS, &subscription.topic, now_ms())?);
+            let pulls = PullConsumerConfig::new(&config.group).with_filter(subscription.filter);
+            pullers.insert(subscription.topic, PullConsumer::new(Arc::clone(&core), pulls)?);
         }
         let data = ConsumerData {
             consume_from_where: config.start_at.on_the_wire(),

@@ -3,22 +3,25 @@
 use std::time::Duration;
 
 use ledgermq_protocol::heartbeat::{ConsumeFromWhere, MessageModel};
-use ledgermq_protocol::message::tags::TagFilter;
 use ledgermq_protocol::names;
 
 use crate::config::range;
+use crate::consumer::filter::Filter;
 use crate::error::ConfigError;
 
 /// Most topics of one consumer, as brokers bound it (its retry topic is one more).
 const SUBSCRIPTIONS_MAX: usize = 4_095;
+
+/// The key of subscriptions in errors.
+pub(super) const SUBSCRIPTIONS: &str = "subscriptions";
 
 /// A topic and what is wanted of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subscription {
     /// Topic.
     pub topic: String,
-    /// `*` for all, else up to 1,024 tags separated by `||`.
-    pub tags: String,
+    /// Which of its messages.
+    pub filter: Filter,
 }
 
 /// How the members of a group divide the work.
@@ -113,8 +116,13 @@ impl PushConsumerConfig {
     }
 
     /// Adds a topic, with `*` for all of its messages or tags separated by `||`.
-    pub fn with_subscription(mut self, topic: impl Into<String>, tags: impl Into<String>) -> Self {
-        self.subscriptions.push(Subscription { topic: topic.into(), tags: tags.into() });
+    pub fn with_subscription(self, topic: impl Into<String>, tags: impl Into<String>) -> Self {
+        self.with_filtered(topic, Filter::Tags(tags.into()))
+    }
+
+    /// Adds a topic, of whose messages the filter is for some.
+    pub fn with_filtered(mut self, topic: impl Into<String>, filter: Filter) -> Self {
+        self.subscriptions.push(Subscription { topic: topic.into(), filter });
         self
     }
 
@@ -186,7 +194,7 @@ impl PushConsumerConfig {
             if self.subscriptions[..n].iter().any(|earlier| earlier.topic == value) {
                 return Err(ConfigError::Value { key: "subscriptions", value, mend: "give each topic once" });
             }
-            TagFilter::parse(&subscription.tags).map_err(|_| bad_tags(&subscription.tags))?;
+            subscription.filter.tags(SUBSCRIPTIONS)?;
         }
         count("concurrency", self.concurrency, 65_536, "give 1 to 65,536")?;
         count("concurrency_per_queue", self.concurrency_per_queue, 65_536, "give 1 to 65,536")?;
@@ -223,11 +231,6 @@ impl StartAt {
     }
 }
 
-pub(super) fn bad_tags(tags: &str) -> ConfigError {
-    let mend = "give * or up to 1,024 tags separated by ||";
-    ConfigError::Value { key: "subscriptions", value: tags.to_owned(), mend }
-}
-
 fn count(key: &'static str, value: usize, max: usize, mend: &'static str) -> Result<(), ConfigError> {
     if !(1..=max).contains(&value) {
         return Err(ConfigError::Value { key, value: value.to_string(), mend });
@@ -244,11 +247,12 @@ mod tests {
     fn bad_values_are_named() {
         let good = || PushConsumerConfig::new("CG").with_subscription("T", "*");
         good().validate().unwrap();
-        let bad: [(&str, PushConsumerConfig); 9] = [
+        let bad: [(&str, PushConsumerConfig); 10] = [
             ("subscriptions", PushConsumerConfig::new("CG")),
             ("subscriptions", good().with_subscription("T", "a")),
             ("subscriptions", good().with_subscription("bad topic", "*")),
             ("subscriptions", good().with_subscription("U", " || ")),
+            ("subscriptions", good().with_filtered("U", Filter::Sql(" ".to_owned()))),
             ("concurrency", good().with_concurrency(0)),
             ("concurrency_per_queue", good().with_concurrency_per_queue(100_000)),
             ("commit_interval", good().with_commit_interval(Duration::ZERO)),
