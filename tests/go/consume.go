@@ -30,14 +30,13 @@ func consume(options options, history *history, leash *leash) error {
 	if err != nil {
 		return err
 	}
-	selector := consumer.MessageSelector{Type: consumer.TAG, Expression: options.textOr("tags", "*")}
 	listener := func(_ context.Context, messages ...*primitive.MessageExt) (consumer.ConsumeResult, error) {
 		for _, message := range messages {
 			history.deliver(connection.group, message, ordered)
 		}
 		return consumer.ConsumeSuccess, nil
 	}
-	if err := client.Subscribe(connection.topic, selector, listener); err != nil {
+	if err := client.Subscribe(connection.topic, options.selector(), listener); err != nil {
 		return err
 	}
 	if err := client.Start(); err != nil {

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/apache/rocketmq-client-go/v2/consumer"
 )
 
 // options is the command line: `--name value` pairs.
@@ -36,6 +38,14 @@ func (o options) textOr(name, fallback string) string {
 		return value
 	}
 	return fallback
+}
+
+// selector is --sql, else --tags, else everything.
+func (o options) selector() consumer.MessageSelector {
+	if sql, found := o["sql"]; found {
+		return consumer.MessageSelector{Type: consumer.SQL92, Expression: sql}
+	}
+	return consumer.MessageSelector{Type: consumer.TAG, Expression: o.textOr("tags", "*")}
 }
 
 func (o options) number(name string, fallback int) (int, error) {

@@ -32,8 +32,7 @@ func pull(options options, history *history, leash *leash) error {
 	if err != nil {
 		return err
 	}
-	selector := consumer.MessageSelector{Type: consumer.TAG, Expression: options.textOr("tags", "*")}
-	if err := client.Subscribe(connection.topic, selector); err != nil {
+	if err := client.Subscribe(connection.topic, options.selector()); err != nil {
 		return err
 	}
 	if err := client.Start(); err != nil {

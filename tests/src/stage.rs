@@ -44,6 +44,11 @@ impl Stage {
         self.library = library;
     }
 
+    /// The library of peers that are started now.
+    pub fn library(&self) -> Library {
+        self.library
+    }
+
     /// The name of a topic, group or process of this library: they share a cluster's names, and reports show them.
     pub fn name(&self, what: &str) -> String {
         format!("{}-{what}", self.library.name())

@@ -2,8 +2,8 @@
 
 use ledgermq_tests::cluster::{GROUP, PATIENCE};
 use ledgermq_tests::peer::Library;
-use ledgermq_tests::scenario;
 use ledgermq_tests::stage::Stage;
+use ledgermq_tests::{filtering, scenario};
 
 /// Would break: what Go programs do all day. The Go client has its own frames, its own hash of tags, and batches whose
 /// messages have no unique key.
@@ -28,6 +28,14 @@ fn a_go_program_reads_queues_from_their_start_to_their_end() {
     reader.await_mark("done", PATIENCE).unwrap();
     let result = stage.judge(&topic, &[&group], &[sent, reader.stop().unwrap()], Vec::new()).unwrap();
     assert_eq!(result.delivered, COUNT as usize, "{result}");
+}
+
+/// Would break: consumers that want a part of a topic, calm and when the leader that judges their filters dies.
+#[test]
+fn filtered_go_groups_get_exactly_what_matches() {
+    let mut stage = Stage::start(Library::Go).unwrap();
+    filtering::groups_get_exactly_what_matches(&stage).unwrap();
+    filtering::groups_get_exactly_what_matches_when_a_leader_dies(&mut stage, &[Library::Go]).unwrap();
 }
 
 /// Would break: sharing a topic's queues, and the takeover when a member dies without a word.

@@ -2,7 +2,7 @@
 
 use ledgermq_tests::peer::Library;
 use ledgermq_tests::stage::Stage;
-use ledgermq_tests::{replicas, scenario};
+use ledgermq_tests::{filtering, replicas, scenario};
 
 /// Would break: what every RocketMQ producer does all day.
 #[test]
@@ -25,6 +25,25 @@ fn broadcasting_reaches_every_member_and_pulling_goes_on_where_it_stopped() {
     let stage = Stage::start(Library::Java5).unwrap();
     scenario::broadcast_reaches_every_member(&stage).unwrap();
     scenario::pulling_goes_on_where_it_stopped(&stage, &["pull", "lite"]).unwrap();
+}
+
+/// Would break: consumers that want a part of a topic: by SQL92 over properties, by tags, pushed and pulled.
+#[test]
+fn filtered_groups_get_exactly_what_matches() {
+    let mut stage = Stage::start(Library::Java5).unwrap();
+    filtering::groups_get_exactly_what_matches(&stage).unwrap();
+    filtering::a_bad_expression_is_refused_at_the_start(&stage).unwrap();
+    stage.play_on(Library::Java4);
+    filtering::groups_get_exactly_what_matches(&stage).unwrap();
+}
+
+/// Would break: filters when the leader that judges them dies.
+#[test]
+fn filtered_groups_get_exactly_what_matches_when_a_leader_dies() {
+    let mut stage = Stage::start(Library::Java5).unwrap();
+    let libraries = [Library::Java5, Library::Java4];
+    filtering::groups_get_exactly_what_matches_when_a_leader_dies(&mut stage, &libraries).unwrap();
+    replicas::judge(&mut stage.cluster).unwrap();
 }
 
 /// Would break: sharing a topic's queues, and the takeover when a member dies without a word.

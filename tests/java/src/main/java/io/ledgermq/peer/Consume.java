@@ -6,6 +6,7 @@ import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
 import org.apache.rocketmq.client.consumer.listener.ConsumeOrderlyStatus;
 import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
 import org.apache.rocketmq.client.consumer.listener.MessageListenerOrderly;
+import org.apache.rocketmq.client.exception.MQClientException;
 import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
 
 /**
@@ -30,7 +31,7 @@ public final class Consume {
         // The class has another name in 4.x and 5.x, so it is not named here.
         String model = options.text("model", "clustering").toUpperCase(Locale.ROOT);
         consumer.setMessageModel(Enum.valueOf(consumer.getMessageModel().getDeclaringClass(), model));
-        consumer.subscribe(options.text("topic"), options.text("tags", "*"));
+        consumer.subscribe(options.text("topic"), options.selector());
         if (options.number("order", 0) != 0) {
             consumer.registerMessageListener((MessageListenerOrderly) (messages, context) -> {
                 messages.forEach(message -> history.deliver(group, message, true));
@@ -42,7 +43,13 @@ public final class Consume {
                 return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
             });
         }
-        consumer.start();
+        try {
+            consumer.start();
+        } catch (MQClientException e) {
+            // The client's threads would keep the process alive.
+            System.err.println(e);
+            System.exit(1);
+        }
         history.mark("started");
         leash.await();
         consumer.shutdown();

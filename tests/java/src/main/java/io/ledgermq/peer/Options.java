@@ -2,6 +2,7 @@ package io.ledgermq.peer;
 
 import java.util.HashMap;
 import java.util.Map;
+import org.apache.rocketmq.client.consumer.MessageSelector;
 
 /** The command line: {@code --name value} pairs. */
 final class Options {
@@ -29,6 +30,12 @@ final class Options {
 
     String text(String name, String fallback) {
         return values.getOrDefault(name, fallback);
+    }
+
+    /** By --sql, else by --tags, else everything. */
+    MessageSelector selector() {
+        String sql = values.get("sql");
+        return sql == null ? MessageSelector.byTag(text("tags", "*")) : MessageSelector.bySql(sql);
     }
 
     int number(String name, int fallback) {

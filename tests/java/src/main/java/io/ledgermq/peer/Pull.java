@@ -56,7 +56,7 @@ public final class Pull {
         consumer.setPollNameServerInterval(options.number("poll-ms", 30_000));
         consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
         consumer.setAutoCommit(false);
-        consumer.subscribe(topic, tags);
+        consumer.subscribe(topic, options.selector());
         consumer.start();
         history.mark("started");
         while (!leash.cut()) {

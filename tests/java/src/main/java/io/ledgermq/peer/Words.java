@@ -8,6 +8,8 @@ import org.apache.rocketmq.common.message.Message;
  */
 final class Words {
     static final String USER_PROPERTY = "größe 名前";
+    /** Has a name and a value that SQL92 expressions can use. */
+    private static final String NUMBER_PROPERTY = "n";
 
     private Words() {}
 
@@ -15,5 +17,6 @@ final class Words {
         message.setTags(n % 2 == 0 ? "偶数" : "奇数");
         message.setKeys("ключ-" + id + " каждый");
         message.putUserProperty(USER_PROPERTY, id + " ☃ 😀");
+        message.putUserProperty(NUMBER_PROPERTY, String.valueOf(n));
     }
 }
