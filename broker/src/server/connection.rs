@@ -213,7 +213,7 @@ impl Reader {
         self.frames += 1;
         let claim = std::mem::take(&mut self.claim);
         match frame::decode(&mut self.buffer, &self.settings.frame) {
-            Ok(Some(command)) if command.is_response() => {}
+            Ok(Some(command)) if command.is_response() => self.connection.answered(command),
             Ok(Some(command)) => {
                 if !self.connection.has_room() {
                     service.taken_in();
@@ -386,6 +386,11 @@ fn encode(item: Outgoing, heads: &mut BytesMut, pieces: &mut Pieces) {
     };
     let body_len = command.body.len() + slices.iter().map(Bytes::len).sum::<usize>();
     if let Err(error) = frame::encode_head(&command, body_len, heads) {
+        if !command.is_response() {
+            // A call: the client would take a stub for the answer to a request of its own. The caller's time-out tells.
+            tracing::debug!(code = command.code, %error, "a request for a client cannot be sent");
+            return;
+        }
         // Nothing we make is that large; the client at least learns it.
         let stub = RemotingCommand::response(ResponseCode::SYSTEM_ERROR, command.opaque, command.serialize)
             .with_remark(format!("the answer cannot be sent: {error}"));

@@ -2,6 +2,7 @@
 
 pub mod accept;
 pub mod admission;
+pub mod call;
 pub mod connection;
 pub mod dispatch;
 pub mod forward;

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::admission::Claim;
+use super::call::{CallError, Calls};
 use super::ticket::Completed;
 
 /// What an answer counts beside its body: header, bookkeeping.
@@ -79,6 +80,8 @@ pub struct Connection {
     ended: AtomicBool,
     closed: AtomicBool,
     closing: Notify,
+    /// What we ask of the client.
+    pub(super) calls: Calls,
     /// Requests that have no answer yet.
     unanswered: AtomicUsize,
     /// Requests of this connection that run as tasks of their own.
@@ -118,6 +121,7 @@ impl Connection {
             ended: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             closing: Notify::new(),
+            calls: Calls::default(),
             unanswered: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
             has_parked: AtomicBool::new(false),
@@ -179,19 +183,37 @@ impl Connection {
         drop(dropped);
         self.ended.store(true, Ordering::Release);
         self.closed.store(true, Ordering::Release);
+        self.calls.end();
         self.closing.notify_waiters();
         self.filled.notify_one();
         self.drained.notify_waiters();
     }
 
-    /// The peer sends no more. What is under way is still answered.
+    /// The peer sends no more. What is under way is still answered; what was asked of it is not.
     pub fn end(&self) {
         self.ended.store(true, Ordering::Release);
+        self.calls.end();
     }
 
     /// Whether the peer sends no more.
     pub fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
+    }
+
+    /// Asks the client something and waits for its answer. The request gets a number of its own.
+    ///
+    /// # Errors
+    /// [`CallError`]; but for [`CallError::Full`] the client may have done what it was asked.
+    pub async fn call(&self, mut request: RemotingCommand, timeout: Duration) -> Result<RemotingCommand, CallError> {
+        let waiting = self.calls.begin()?;
+        request.opaque = waiting.opaque;
+        self.send(Outgoing::Command(request));
+        waiting.answered(timeout).await
+    }
+
+    /// For the reader: a response of the client.
+    pub(super) fn answered(&self, response: RemotingCommand) {
+        self.calls.answer(response);
     }
 
     /// Waits until every request is answered and every answer is with the system, or the connection has closed.
