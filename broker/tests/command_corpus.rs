@@ -51,7 +51,9 @@ fn commands() -> Vec<(&'static str, Command)> {
             "delete_group.bin",
             Command::DeleteSubscriptionGroup(DeleteSubscriptionGroup { group: "billing".into(), clean_offsets: true }),
         ),
-        ("commit_offsets.bin", Command::CommitOffsets(CommitOffsets { offsets: vec![offset.clone(), offset] })),
+        ("commit_offsets.bin", Command::CommitOffsets(CommitOffsets { offsets: vec![offset.clone(), offset.clone()] })),
+        ("reset_offsets.bin", Command::ResetOffsets(CommitOffsets { offsets: vec![offset.clone()] })),
+        ("take_up_resets.bin", Command::TakeUpResets(CommitOffsets { offsets: vec![offset] })),
         (
             "lock_queues.bin",
             Command::LockQueues(LockQueues {

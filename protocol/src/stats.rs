@@ -157,6 +157,14 @@ impl Body for GetConsumerStatusBody {
     }
 }
 
+/// The answer to QUERY_CORRECTION_OFFSET.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CorrectionOffsets {
+    /// Queue to the smallest offset of all groups that count; `i64::MAX` where the compared group is farther back.
+    pub correction_offsets: QueueOffsets,
+}
+
 /// The answer to VIEW_BROKER_STATS_DATA.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -227,4 +235,4 @@ pub struct QueueOffsets(
     pub BTreeMap<u32, i64>,
 );
 
-json::body!(BrokerStatsData, ConsumeTimeSpans, AllConsumerOffsets);
+json::body!(BrokerStatsData, ConsumeTimeSpans, AllConsumerOffsets, CorrectionOffsets);

@@ -62,6 +62,47 @@ fn a_topic_is_deleted_and_made_again_while_leaders_change() {
     }
 }
 
+/// Resets, commits from before and their taking up come to leaders that are on their way out: where the group is, and whether
+/// commits count, must follow from the log alone, on every replica.
+#[test]
+fn a_group_is_put_elsewhere_while_leaders_change() {
+    let send = Wish::Send { topic: "orders", queue: 0, count: 3 };
+    let total = play(&Plan::calm(3, 3), |seed, world| {
+        for round in 0..12u64 {
+            let leader = world.await_leader(Duration::from_secs(5))?;
+            for wish in [
+                Wish::Group,
+                send.clone(),
+                Wish::CommitEnd("orders"),
+                Wish::Reset("orders"),
+                Wish::CommitEnd("orders"),
+                Wish::TakeUp("orders"),
+                Wish::CommitEnd("orders"),
+                send.clone(),
+                Wish::Reset("orders"),
+            ] {
+                world.host_mut().wish(wish);
+                world.operate(leader);
+            }
+            // Before, in the middle of, or after what that takes.
+            world.run_for(Duration::from_micros((seed * 397 + round * 811) % 6_000))?;
+            match (seed + round) % 4 {
+                0 => world.transfer(leader, leader % 3 + 1),
+                1 => world.partition(&[leader]),
+                2 => world.kill(leader, Death::PowerCut)?,
+                _ => {}
+            }
+            world.run_for(Duration::from_millis(1_500))?;
+            world.heal();
+        }
+        Ok(())
+    });
+    println!("{total}");
+    for name in ["leader change", "unknown outcome", "acknowledged"] {
+        assert!(total.counters.get(name).is_some_and(|times| *times >= SEEDS), "too few of {name}");
+    }
+}
+
 /// Two leaders of one group would both commit, after a member forgot a change that it had seen committed (R10).
 #[test]
 fn a_restarted_member_remembers_committed_changes() {

@@ -9,7 +9,7 @@ use prost::Message;
 use super::consume_queue::{QueueError, UNIT_LEN, UNITS_PER_READ_MAX};
 use super::machine::BrokerMachine;
 use crate::store::rows::MembershipRow;
-use crate::tables::Topic;
+use crate::tables::{Committed, Topic};
 
 /// CRC-64/NVME over everything, each part with its length in front.
 pub(super) fn digest(machine: &BrokerMachine) -> Result<u64, QueueError> {
@@ -51,7 +51,7 @@ pub(super) fn digest(machine: &BrokerMachine) -> Result<u64, QueueError> {
             parts.bytes(kept.topic.name.as_bytes());
             parts.number(kept.topic.incarnation);
             parts.number(u64::from(kept.queue));
-            parts.number(kept.offset);
+            parts.number(Committed { offset: kept.offset, is_reset: kept.is_reset }.bits());
         }
     }
     let locks = tables.locks();

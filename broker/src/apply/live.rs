@@ -3,7 +3,7 @@
 //! The tables show the state of the last *finished* round to everyone else; this is a step ahead of them, and collects the
 //! [`Effect`]s that will bring them here.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use ledgermq_dledger::plant::{self, Bug};
@@ -13,7 +13,7 @@ use crate::command::{
     UnlockQueues,
 };
 use crate::stamp::incarnation_of;
-use crate::tables::{Effect, Kept, LockKey, Locks, QueueLock, Topic, TopicKey};
+use crate::tables::{Committed, Effect, GroupQueue, Kept, Locks, QueueLock, Topic, TopicKey};
 
 /// Expired locks that a command drops beside its own work, so that those of clients that are gone do not pile up.
 const EXPIRED_LOCKS_DROPPED: usize = 64;
@@ -24,6 +24,8 @@ pub(super) struct Live {
     pub(super) topics: HashMap<Arc<str>, LiveTopic>,
     pub(super) groups: HashMap<Arc<str>, Arc<GroupSettings>>,
     pub(super) locks: Locks,
+    /// Offsets that a reset has put there and that no consumer has taken up.
+    pub(super) resets: BTreeMap<GroupQueue, u64>,
     pub(super) genesis: Option<Arc<Genesis>>,
     /// Where the messages begin that are kept.
     pub(super) kept: Kept,
@@ -71,10 +73,15 @@ impl Live {
                 if let Some((group, _)) = self.groups.remove_entry(delete.group.as_str()) {
                     self.groups_version = index;
                     self.drop_locks(self.locks.of_group(&group));
+                    if delete.clean_offsets {
+                        self.resets.retain(|key, _| key.group != group);
+                    }
                     self.effects.push(Effect::GroupDropped { group, clean_offsets: delete.clean_offsets });
                 }
             }
-            Command::CommitOffsets(commit) => self.commit_offsets(commit),
+            Command::CommitOffsets(commit) => self.set_offsets(commit, Self::commit),
+            Command::ResetOffsets(reset) => self.set_offsets(reset, Self::reset),
+            Command::TakeUpResets(taken) => self.set_offsets(taken, Self::take_up),
             Command::LockQueues(lock) => self.lock_queues(&lock),
             Command::UnlockQueues(unlock) => self.unlock_queues(&unlock),
             Command::TruncatePrefix(_) => unreachable!("the machine takes it in: it needs the queues' files"),
@@ -119,6 +126,7 @@ impl Live {
         if let Some(live) = self.topics.remove(name) {
             self.topics_version = index;
             self.drop_locks(self.locks.of_topic(live.topic.key()));
+            self.resets.retain(|key, _| key.topic != *live.topic.key());
             self.effects.push(Effect::TopicDropped(live.topic));
         }
     }
@@ -134,21 +142,40 @@ impl Live {
         self.effects.push(Effect::GroupPut { group, settings });
     }
 
-    fn commit_offsets(&mut self, commit: CommitOffsets) {
-        for commit in commit.offsets {
+    /// Goes through the offsets of a command; `set` says what one of them comes to, if anything.
+    fn set_offsets(&mut self, command: CommitOffsets, set: impl Fn(&mut Self, &GroupQueue, u64) -> Option<Committed>) {
+        for commit in command.offsets {
             let Some((group, _)) = self.groups.get_key_value(commit.group.as_str()) else { continue };
             let Some(live) = self.topics.get(commit.topic.as_str()) else { continue };
             let alive = live.topic.incarnation() == commit.incarnation || plant::on(Bug::IncarnationIgnored);
             let reached = live.next.get(commit.queue as usize).is_some_and(|next| commit.offset <= *next);
-            if alive && reached {
-                self.effects.push(Effect::OffsetSet {
-                    group: group.clone(),
-                    topic: live.topic.key().clone(),
-                    queue: commit.queue,
-                    offset: commit.offset,
-                });
+            if !alive || !reached {
+                continue;
+            }
+            let key = GroupQueue { group: group.clone(), topic: live.topic.key().clone(), queue: commit.queue };
+            if let Some(committed) = set(self, &key, commit.offset) {
+                let GroupQueue { group, topic, queue } = key;
+                self.effects.push(Effect::OffsetSet { group, topic, queue, committed });
             }
         }
+    }
+
+    /// A consumer got so far: of no weight while a reset waits, since the consumer may not know of it.
+    fn commit(&mut self, key: &GroupQueue, offset: u64) -> Option<Committed> {
+        (!self.resets.contains_key(key)).then_some(Committed { offset, is_reset: false })
+    }
+
+    fn reset(&mut self, key: &GroupQueue, offset: u64) -> Option<Committed> {
+        self.resets.insert(key.clone(), offset);
+        Some(Committed { offset, is_reset: true })
+    }
+
+    /// A consumer goes on where a reset has put its group. One that another reset has replaced is not taken up.
+    fn take_up(&mut self, key: &GroupQueue, offset: u64) -> Option<Committed> {
+        (self.resets.get(key) == Some(&offset)).then(|| {
+            self.resets.remove(key);
+            Committed { offset, is_reset: false }
+        })
     }
 
     /// Grants what is free, expired, or held by the same client; the rest stays as it is. Time is the command's: no replica looks
@@ -170,23 +197,23 @@ impl Live {
 
     fn unlock_queues(&mut self, unlock: &UnlockQueues) {
         let group: Arc<str> = unlock.group.as_str().into();
-        let is_held = |key: &LockKey| {
+        let is_held = |key: &GroupQueue| {
             let holder = self.locks.get(key);
             holder.is_some_and(|holder| *holder.client_id == *unlock.client_id)
         };
         let asked = unlock.queues.iter().filter_map(|queue| self.lock_key(&group, queue));
-        let held: Vec<LockKey> = asked.filter(is_held).collect();
+        let held: Vec<GroupQueue> = asked.filter(is_held).collect();
         self.drop_locks(held);
     }
 
     /// A queue that exists, as a lock names it.
-    fn lock_key(&self, group: &Arc<str>, queue: &QueueOfTopic) -> Option<LockKey> {
+    fn lock_key(&self, group: &Arc<str>, queue: &QueueOfTopic) -> Option<GroupQueue> {
         let topic = &self.topics.get(queue.topic.as_str())?.topic;
         let there = topic.incarnation() == queue.incarnation && queue.queue < topic.queue_count();
-        there.then(|| LockKey { group: group.clone(), topic: topic.key().clone(), queue: queue.queue })
+        there.then(|| GroupQueue { group: group.clone(), topic: topic.key().clone(), queue: queue.queue })
     }
 
-    fn drop_locks(&mut self, keys: Vec<LockKey>) {
+    fn drop_locks(&mut self, keys: Vec<GroupQueue>) {
         for key in keys {
             if self.locks.remove(&key).is_some() {
                 self.effects.push(Effect::LockDropped(key));

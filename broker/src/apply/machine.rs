@@ -472,8 +472,9 @@ fn put_effect(batch: &mut WriteBatch, effect: &Effect, before: &[Effect], tables
                 kept.chain(set).for_each(|key| batch.delete(Family::Offsets, &key));
             }
         }
-        Effect::OffsetSet { group, topic, queue, offset } => {
-            batch.put(Family::Offsets, &rows::offset_key(group, topic, *queue), &offset.to_be_bytes());
+        Effect::OffsetSet { group, topic, queue, committed } => {
+            let value = committed.bits().to_be_bytes();
+            batch.put(Family::Offsets, &rows::offset_key(group, topic, *queue), &value);
         }
         Effect::LockSet { key, lock } => batch.put(Family::Locks, &rows::lock_key(key), &rows::lock_value(lock)),
         Effect::LockDropped(key) => batch.delete(Family::Locks, &rows::lock_key(key)),

@@ -17,7 +17,7 @@ use super::machine::{BrokerMachine, MachineConfig};
 use crate::command::{Genesis, GroupSettings};
 use crate::store::rows::{self, AppliedRow, IndexSyncedRow, KeepRow, MembershipRow, RunRow, TopicRow, meta};
 use crate::store::{Family, Kv, KvError, WriteBatch, scan_prefix};
-use crate::tables::{Applied, Effect, Kept, Tables, Topic, TopicKey};
+use crate::tables::{Applied, Committed, Effect, GroupQueue, Kept, Tables, Topic, TopicKey};
 
 /// Why a machine cannot be opened.
 #[derive(Debug, Error)]
@@ -134,7 +134,12 @@ fn load(kv: &dyn Kv, tables: &Tables, applied: &AppliedRow) -> Result<Live, Open
     })?;
     each_row(kv, Family::Offsets, |key, value| {
         let (group, topic, queue) = rows::parse_offset_key(key)?;
-        effects.push(Effect::OffsetSet { group: group.into(), topic, queue, offset: rows::parse_u64(value)? });
+        let (group, committed): (Arc<str>, _) = (group.into(), Committed::from_bits(rows::parse_u64(value)?));
+        if committed.is_reset {
+            let key = GroupQueue { group: group.clone(), topic: topic.clone(), queue };
+            live.resets.insert(key, committed.offset);
+        }
+        effects.push(Effect::OffsetSet { group, topic, queue, committed });
         Some(())
     })?;
     each_row(kv, Family::Locks, |key, value| {

@@ -66,6 +66,10 @@ pub enum Command {
     UnlockQueues(UnlockQueues),
     /// Gives up old messages.
     TruncatePrefix(TruncatePrefix),
+    /// Puts groups elsewhere. Until a consumer has taken that up, [`Command::CommitOffsets`] changes none of these offsets.
+    ResetOffsets(CommitOffsets),
+    /// A consumer goes on where a reset has put its group. Changes nothing when the reset was to another offset.
+    TakeUpResets(CommitOffsets),
 }
 
 /// What a replica group is born with and never changes, and the topics and groups that exist from the start.
@@ -162,7 +166,7 @@ pub struct DeleteSubscriptionGroup {
     pub clean_offsets: bool,
 }
 
-/// Sets consumer offsets, in order: of two for one key the later one holds.
+/// Consumer offsets, in order: of two for one key the later one holds.
 #[derive(Clone, PartialEq, Message)]
 pub struct CommitOffsets {
     /// At most [`OFFSETS_PER_COMMAND_MAX`].
@@ -230,6 +234,9 @@ impl Command {
             Command::LockQueues(_) => 7,
             Command::UnlockQueues(_) => 8,
             Command::TruncatePrefix(_) => 9,
+            // Between them and 9 others may come.
+            Command::ResetOffsets(_) => 16,
+            Command::TakeUpResets(_) => 17,
         }
     }
 
@@ -241,7 +248,9 @@ impl Command {
             Command::DeleteTopic(body) => self.encode_body(body),
             Command::PutSubscriptionGroup(body) => self.encode_body(body),
             Command::DeleteSubscriptionGroup(body) => self.encode_body(body),
-            Command::CommitOffsets(body) => self.encode_body(body),
+            Command::CommitOffsets(body) | Command::ResetOffsets(body) | Command::TakeUpResets(body) => {
+                self.encode_body(body)
+            }
             Command::LockQueues(body) => self.encode_body(body),
             Command::UnlockQueues(body) => self.encode_body(body),
             Command::TruncatePrefix(body) => self.encode_body(body),
@@ -257,7 +266,9 @@ impl Command {
                 Command::DeleteTopic(body) => body.encoded_len(),
                 Command::PutSubscriptionGroup(body) => body.encoded_len(),
                 Command::DeleteSubscriptionGroup(body) => body.encoded_len(),
-                Command::CommitOffsets(body) => body.encoded_len(),
+                Command::CommitOffsets(body) | Command::ResetOffsets(body) | Command::TakeUpResets(body) => {
+                    body.encoded_len()
+                }
                 Command::LockQueues(body) => body.encoded_len(),
                 Command::UnlockQueues(body) => body.encoded_len(),
                 Command::TruncatePrefix(body) => body.encoded_len(),
@@ -286,8 +297,9 @@ impl Command {
         }
         let kind = u16::from_le_bytes([header[0], header[1]]);
         let version = u16::from_le_bytes([header[2], header[3]]);
-        if !(1..=9).contains(&kind) || version != VERSION {
-            return Err(ApplyError::UnknownCommand { index, kind: u32::from(version) << 16 | u32::from(kind) });
+        let unknown = ApplyError::UnknownCommand { index, kind: u32::from(version) << 16 | u32::from(kind) };
+        if version != VERSION {
+            return Err(unknown);
         }
         let body = bytes.slice(HEADER_LEN..);
         let command = match kind {
@@ -299,7 +311,10 @@ impl Command {
             6 => CommitOffsets::decode(body).map(Command::CommitOffsets),
             7 => LockQueues::decode(body).map(Command::LockQueues),
             8 => UnlockQueues::decode(body).map(Command::UnlockQueues),
-            _ => TruncatePrefix::decode(body).map(Command::TruncatePrefix),
+            9 => TruncatePrefix::decode(body).map(Command::TruncatePrefix),
+            16 => CommitOffsets::decode(body).map(Command::ResetOffsets),
+            17 => CommitOffsets::decode(body).map(Command::TakeUpResets),
+            _ => return Err(unknown),
         };
         let command = command.map_err(|error| malformed(format!("command of kind {kind}: {error}")))?;
         command.check().map_err(|error| malformed(format!("command of kind {kind}: {error}")))?;
@@ -317,7 +332,9 @@ impl Command {
             Command::DeleteTopic(delete) => Ok(names::check_topic(&delete.topic)?),
             Command::PutSubscriptionGroup(put) => put.check(),
             Command::DeleteSubscriptionGroup(delete) => Ok(names::check_group(&delete.group)?),
-            Command::CommitOffsets(commit) => commit.check(),
+            Command::CommitOffsets(commit) | Command::ResetOffsets(commit) | Command::TakeUpResets(commit) => {
+                commit.check()
+            }
             Command::LockQueues(lock) => lock.check(),
             Command::UnlockQueues(unlock) => unlock.check(),
             Command::TruncatePrefix(truncate) => truncate.check(),

@@ -44,6 +44,13 @@ fn golden_bytes() {
 
     let truncate = Command::TruncatePrefix(TruncatePrefix { index: 300, pos: 1 << 26 });
     assert_eq!(truncate.encode(), &b"\x09\0\x01\0\x08\xac\x02\x10\x80\x80\x80\x20"[..]);
+
+    let offset = OffsetCommit { group: "g".into(), topic: "T".into(), incarnation: 7, queue: 3, offset: 300 };
+    let offsets = CommitOffsets { offsets: vec![offset] };
+    let reset = Command::ResetOffsets(offsets.clone());
+    assert_eq!(reset.encode(), &b"\x10\0\x01\0\x0a\x0d\x0a\x01g\x12\x01T\x18\x07\x20\x03\x28\xac\x02"[..]);
+    let taken = Command::TakeUpResets(offsets);
+    assert_eq!(taken.encode(), &b"\x11\0\x01\0\x0a\x0d\x0a\x01g\x12\x01T\x18\x07\x20\x03\x28\xac\x02"[..]);
 }
 
 /// A command of a newer program must stop an old one, not be half applied.
@@ -88,6 +95,8 @@ fn round_trip() {
         }),
         Command::DeleteSubscriptionGroup(DeleteSubscriptionGroup { group: "g".into(), clean_offsets: true }),
         Command::CommitOffsets(CommitOffsets { offsets: Vec::new() }),
+        Command::ResetOffsets(CommitOffsets { offsets: Vec::new() }),
+        Command::TakeUpResets(CommitOffsets { offsets: Vec::new() }),
         Command::TruncatePrefix(TruncatePrefix { index: 2, pos: 1 << 30 }),
         Command::UnlockQueues(UnlockQueues {
             group: "g".into(),

@@ -318,6 +318,21 @@ impl ConsumerGroups {
         })
     }
 
+    /// The members of a group, in the order in which they connected; none when there is no such group here.
+    pub fn members(&self, group: &str) -> Vec<(ClientInfo, Arc<Connection>)> {
+        let inner = self.inner.lock();
+        let members = inner.groups.get(group).into_iter().flat_map(|group| group.members.values());
+        let mut members: Vec<_> =
+            members.map(|member| (member.client.clone(), Arc::clone(&member.connection))).collect();
+        members.sort_by_key(|(_, connection)| connection.id());
+        members
+    }
+
+    /// Whether a connection is that of a member of a group.
+    pub fn is_member(&self, group: &str, connection: u64) -> bool {
+        self.inner.lock().groups.get(group).is_some_and(|group| group.members.contains_key(&connection))
+    }
+
     /// Names of the live groups that subscribe to a topic, sorted.
     pub fn subscribers(&self, topic: &str) -> Vec<String> {
         let inner = self.inner.lock();

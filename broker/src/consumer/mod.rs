@@ -4,4 +4,5 @@ pub mod group;
 mod joined;
 pub mod long_poll;
 pub mod producers;
+pub mod resets;
 pub mod wake;

@@ -20,7 +20,7 @@ use crate::replica::Replica;
 use crate::server::outbox::Responder;
 use crate::server::ticket::failed;
 use crate::stamp::{Answer, Refusal};
-use crate::tables::LockKey;
+use crate::tables::GroupQueue;
 
 /// How long a lock holds without being asked for again: RocketMQ's own time, twice what its clients trust a lock for.
 pub const LEASE_MS: u64 = 60_000;
@@ -112,12 +112,12 @@ fn checked(request: &RemotingCommand) -> Result<LockBatchRequest, Refusal> {
 /// A queue of this broker, as it was asked for and as it is locked.
 struct Wanted<'a> {
     asked: &'a MessageQueue,
-    key: LockKey,
+    key: GroupQueue,
 }
 
 impl Wanted<'_> {
     fn queue(&self) -> QueueOfTopic {
-        let LockKey { topic, queue, .. } = &self.key;
+        let GroupQueue { topic, queue, .. } = &self.key;
         QueueOfTopic { topic: topic.name.to_string(), incarnation: topic.incarnation, queue: *queue }
     }
 }
@@ -129,7 +129,7 @@ fn known<'a>(replica: &Replica, asked: &'a LockBatchRequest) -> Vec<Wanted<'a>> 
     let found = of_broker.filter_map(|asked| {
         let topic = replica.tables().topic(&asked.topic)?;
         let queue = u32::try_from(asked.queue_id).ok().filter(|queue| *queue < topic.queue_count())?;
-        Some(Wanted { asked, key: LockKey { group: group.clone(), topic: topic.key().clone(), queue } })
+        Some(Wanted { asked, key: GroupQueue { group: group.clone(), topic: topic.key().clone(), queue } })
     });
     found.collect()
 }

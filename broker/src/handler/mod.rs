@@ -7,6 +7,7 @@
 pub mod batch;
 pub mod broker_stats;
 pub mod client_config;
+pub mod clone_offset;
 pub mod connections;
 pub mod consume_stats;
 pub mod consumer_list;
@@ -20,6 +21,7 @@ pub mod query_message;
 pub mod queue_ends;
 mod queue_mend;
 pub mod raft_status;
+pub mod reset_offset;
 pub mod runtime_info;
 pub mod send;
 pub mod subscription_group;

@@ -1,6 +1,7 @@
 //! QUERY_CONSUMER_OFFSET and UPDATE_CONSUMER_OFFSET: where a group goes on in a queue.
 //!
-//! Offsets are commands in the log: the last one in log order holds, also when it goes back. One-way commits are kept and
+//! Offsets are commands in the log: the last one in log order holds, also when it goes back, but for a reset that waits to be taken
+//! up (`handler/reset_offset`). One-way commits are kept and
 //! proposed together; a commit that waits for its answer is proposed at once. A query first proposes what is kept for its group
 //! and answers after a read barrier, so what was served never goes back, and a deposed leader serves nothing.
 
@@ -11,10 +12,11 @@ use ledgermq_protocol::remoting::command::RemotingCommand;
 use ledgermq_protocol::remoting::headers::offset::{OffsetResponse, QueryConsumerOffset, UpdateConsumerOffset};
 use ledgermq_protocol::remoting::response_code::ResponseCode;
 
+use super::reset_offset::told_by_query;
 use super::{header, no_barrier, refused};
 use crate::command::{Command, CommitOffsets, OffsetCommit};
 use crate::replica::{Replica, outcome};
-use crate::server::outbox::Responder;
+use crate::server::outbox::{Connection, Responder};
 use crate::server::ticket::failed;
 use crate::stamp::{Answer, Refusal};
 use crate::tables::Topic;
@@ -27,7 +29,7 @@ const RECENT_MESSAGES: u64 = 1 << 20;
 pub async fn query(replica: Arc<Replica>, request: RemotingCommand, responder: Responder) {
     let answer = responder.command(ResponseCode::SUCCESS);
     let answer = match header(&request) {
-        Ok(query) => answer_query(&replica, &query, answer).await,
+        Ok(query) => answer_query(&replica, &query, responder.connection(), answer).await,
         Err(refusal) => refused(answer, refusal),
     };
     responder.send(answer);
@@ -51,11 +53,19 @@ pub(super) async fn unsettled(replica: &Replica, group: &str, answer: &RemotingC
     barrier.err().map(|error| no_barrier(answer.clone(), &error, replica.identity()))
 }
 
-async fn answer_query(replica: &Replica, query: &QueryConsumerOffset, answer: RemotingCommand) -> RemotingCommand {
+async fn answer_query(
+    replica: &Replica,
+    query: &QueryConsumerOffset,
+    connection: &Connection,
+    answer: RemotingCommand,
+) -> RemotingCommand {
     if let Some(refusal) = unsettled(replica, &query.consumer_group, &answer).await {
         return refusal;
     }
     let topic = replica.tables().topic(&query.topic);
+    if let (Some(topic), Ok(queue)) = (&topic, u32::try_from(query.queue_id)) {
+        told_by_query(replica, &query.consumer_group, topic, queue, connection);
+    }
     match stored_or_start(replica, query, topic.as_deref()) {
         Some(offset) => answer.with_header(&OffsetResponse { offset: offset as i64 }),
         None => refused(
@@ -104,10 +114,15 @@ pub fn update(replica: &Arc<Replica>, request: &RemotingCommand, responder: Resp
         replica.buffer_offset(&Arc::from(commit.group), topic.key(), commit.queue, commit.offset);
         return;
     }
+    // Of a tool that puts the group elsewhere once more. While a reset waits, what the group's own consumers commit is from before.
+    let replaces_reset = replica.tables().reset(&commit.group, topic.key(), commit.queue).is_some()
+        && responder.forwarded().is_none()
+        && !replica.consumers.is_member(&commit.group, responder.connection().id());
     let waiting = {
         let mut offsets = replica.offsets.lock();
         offsets.forget(&commit.group, topic.key(), commit.queue);
-        replica.propose(Command::CommitOffsets(CommitOffsets { offsets: vec![commit] }))
+        let commit = CommitOffsets { offsets: vec![commit] };
+        replica.propose(if replaces_reset { Command::ResetOffsets(commit) } else { Command::CommitOffsets(commit) })
     };
     let identity = Arc::clone(replica.identity());
     tokio::spawn(async move {

@@ -25,6 +25,7 @@ use ledgermq_protocol::remoting::headers::pull::{
 use ledgermq_protocol::remoting::response_code::ResponseCode;
 use tokio::sync::Semaphore;
 
+use super::reset_offset::{self, Met};
 use super::{header, pull_filter, queue_mend};
 use crate::apply::{UNITS_PER_READ_MAX, Unit};
 use crate::consumer::long_poll::QueueKey;
@@ -102,6 +103,11 @@ impl ParkedPull {
         })
     }
 
+    /// The group that it is for.
+    pub fn group(&self) -> &str {
+        &self.pull.consumer_group
+    }
+
     /// The connection that waits for it.
     pub fn responder(&self) -> &Responder {
         &self.responder
@@ -137,11 +143,33 @@ fn run(replica: &Arc<Replica>, pull: PullMessage, responder: Responder, turn: Tu
         }
         Err(refusal) => return responder.refuse(refusal.code, refusal.remark),
     };
+    if replica.tables().reset(&pull.consumer_group, checked.topic.key(), checked.queue).is_some() {
+        let replica = Arc::clone(replica);
+        tokio::spawn(async move { meet_reset(&replica, pull, checked, responder, turn).await });
+        return;
+    }
     if turn == Turn::First {
         commit(replica, &pull, &checked);
     }
     let found = look(replica, &pull, &checked, Reads::WarmOnly);
     finish(replica, pull, checked, responder, turn, found);
+}
+
+/// The group was put elsewhere, and this pull may not know it. The offset that it brings with it is from before, and is not taken.
+async fn meet_reset(replica: &Arc<Replica>, pull: PullMessage, checked: Checked, responder: Responder, turn: Turn) {
+    let queue = (pull.consumer_group.as_str(), &*checked.topic, checked.queue);
+    let empty = responder.command(ResponseCode::SUCCESS);
+    match reset_offset::meet(replica, queue, pull.queue_offset, responder.connection(), empty).await {
+        Met::Pull => {
+            let found = look(replica, &pull, &checked, Reads::WarmOnly);
+            finish(replica, pull, checked, responder, turn, found);
+        }
+        Met::Moved(offset) => {
+            let answer = moved(&responder, &checked, offset as i64, status::OFFSET_RESET);
+            responder.send(answer);
+        }
+        Met::Answer(answer) => responder.send(answer),
+    }
 }
 
 /// Answers with what was found, or goes on with what must happen first.
@@ -257,8 +285,20 @@ fn wait_or_answer(replica: &Arc<Replica>, pull: PullMessage, checked: Checked, r
                 run(replica, parked.pull, parked.responder, Turn::Last);
             }
         }
-        Ok(_) => {}
+        Ok(_) => wake_for_reset(replica, key, &checked),
         Err(full) => nothing_new(&full.pull, &checked, full.responder),
+    }
+}
+
+/// A reset that was applied between the look and the parking has woken nobody.
+fn wake_for_reset(replica: &Arc<Replica>, key: QueueKey, checked: &Checked) {
+    if !replica.tables().has_resets() {
+        return;
+    }
+    let is_reset =
+        |pull: &ParkedPull| replica.tables().reset(pull.group(), checked.topic.key(), checked.queue).is_some();
+    for pull in replica.pulls.wake(key, is_reset) {
+        run_again(replica, pull);
     }
 }
 

@@ -58,8 +58,7 @@ fn answer_from_state(
                 Boundary::Lower => apply::Boundary::Lower,
                 Boundary::Upper => apply::Boundary::Upper,
             };
-            let store_ms = |unit: &Unit| record_at(replica, unit, |record| record.store_timestamp_ms());
-            let offset = replica.queues.offset_by_time(&topic, queue, asked.timestamp_ms, boundary, store_ms)?;
+            let offset = offset_at(replica, &topic, queue, asked.timestamp_ms, boundary)?;
             Ok(answer.with_header(&OffsetResponse { offset: offset as i64 }))
         }),
     }
@@ -71,6 +70,18 @@ fn queue_of(replica: &Replica, topic: &str, queue_id: i32) -> Result<(Arc<Topic>
         Refusal::new(ResponseCode::INVALID_PARAMETER, format!("queue id {queue_id} of topic {topic} is negative"))
     })?;
     Ok((found, queue))
+}
+
+/// The offset of a queue at a store time, ms since 1970.
+pub(super) fn offset_at(
+    replica: &Replica,
+    topic: &Topic,
+    queue: u32,
+    timestamp_ms: i64,
+    boundary: apply::Boundary,
+) -> Result<u64, Refusal> {
+    let store_ms = |unit: &Unit| record_at(replica, unit, |record| record.store_timestamp_ms());
+    replica.queues.offset_by_time(topic, queue, timestamp_ms, boundary, store_ms)
 }
 
 /// When the first message of a queue was stored, ms since 1970; `None` when there is none.

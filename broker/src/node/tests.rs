@@ -12,4 +12,5 @@ mod offsets;
 mod pulls;
 mod queries;
 mod registering;
+mod resets;
 mod sends;

@@ -13,9 +13,9 @@ use super::connection::Service;
 use super::forward::{Forwarder, is_for_leader, stores_messages};
 use super::outbox::{Connection, Responder};
 use crate::handler::{
-    batch, broker_stats, client_config, connections, consume_stats, consumer_list, heartbeat, lock, members, offset,
-    pull, query_message, queue_ends, raft_status, runtime_info, send, subscription_group, topic, topic_stats,
-    view_message,
+    batch, broker_stats, client_config, clone_offset, connections, consume_stats, consumer_list, heartbeat, lock,
+    members, offset, pull, query_message, queue_ends, raft_status, reset_offset, runtime_info, send, subscription_group,
+    topic, topic_stats, view_message,
 };
 use crate::replica::Replica;
 
@@ -197,6 +197,15 @@ impl Here {
             }
             RequestCode::VIEW_MESSAGE_BY_ID => spawn(responder, |to| view_message::view_message(shared(), request, to)),
             RequestCode::QUERY_MESSAGE => spawn(responder, |to| query_message::query_message(shared(), request, to)),
+            RequestCode::INVOKE_BROKER_TO_RESET_OFFSET => {
+                spawn(responder, |to| reset_offset::reset_offset(shared(), request, to));
+            }
+            RequestCode::CLONE_GROUP_OFFSET => {
+                spawn(responder, |to| clone_offset::clone_offset(shared(), request, to));
+            }
+            RequestCode::QUERY_CORRECTION_OFFSET => {
+                spawn(responder, |to| clone_offset::correction_offset(shared(), request, to));
+            }
             extension::code::LEDGER_RAFT_STATUS | extension::code::LEDGER_STATE_DIGEST => {
                 self.private(&request, responder);
             }

@@ -16,7 +16,7 @@ use crate::command::{
     Command, CommitOffsets, Genesis, LockQueues, OffsetCommit, PutTopic, QueueOfTopic, TopicSettings, TruncatePrefix,
     perm,
 };
-use crate::tables::{LockKey, Tables, TopicKey};
+use crate::tables::{GroupQueue, Tables, TopicKey};
 
 /// Most topics of one group.
 pub const TOPICS_MAX: usize = 65_536;
@@ -292,6 +292,10 @@ fn admit_command(
                 return Ok(Verdict::Refuse(Answer::Done { index: tables.applied_index() }));
             }
         }
+        // All of it or nothing: somebody waits for just these.
+        Command::ResetOffsets(commit) | Command::TakeUpResets(commit) => {
+            commit.offsets.iter().try_for_each(|commit| check_offset(projection, tables, commit))?;
+        }
         Command::LockQueues(lock) => retain_lockable(projection, tables, lock),
         Command::UnlockQueues(unlock) => unlock.queues.retain(|queue| is_alive(projection, queue)),
         Command::TruncatePrefix(truncate) => projection.kept_pos = truncate.pos,
@@ -340,7 +344,7 @@ fn retain_lockable(projection: &Projection, tables: &Tables, lock: &mut LockQueu
     let group: Arc<str> = lock.group.as_str().into();
     let is_known = |queue: &QueueOfTopic| {
         let topic = TopicKey { name: queue.topic.as_str().into(), incarnation: queue.incarnation };
-        tables.lock(&LockKey { group: group.clone(), topic, queue: queue.queue }).is_some()
+        tables.lock(&GroupQueue { group: group.clone(), topic, queue: queue.queue }).is_some()
     };
     lock.queues.retain(|queue| is_alive(projection, queue) && (!full || is_known(queue)));
 }

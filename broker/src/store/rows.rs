@@ -5,7 +5,7 @@
 //! meta     a name, see `meta`                                     protobuf, or u64
 //! topics   topic                                                  protobuf TopicRow
 //! groups   group                                                  protobuf GroupSettings
-//! offsets  group 0 topic 0 u64 incarnation u32 queue              u64 offset
+//! offsets  group 0 topic 0 u64 incarnation u32 queue              u64 offset, its highest bit set by a reset
 //! locks    group 0 topic 0 u64 incarnation u32 queue              u64 end of the lease, ms | client id
 //! queues   topic 0 u64 incarnation u32 queue                      u64 first offset | u64 next offset
 //! index    u64 start of the run | u64 hash | u64 store ms | u64 physical offset      nothing
@@ -17,7 +17,7 @@ use prost::Message;
 use uuid::Uuid;
 
 use crate::command::TopicSettings;
-use crate::tables::{LockKey, QueueLock, TopicKey};
+use crate::tables::{GroupQueue, QueueLock, TopicKey};
 
 /// Keys of the meta family.
 pub(crate) mod meta {
@@ -223,7 +223,7 @@ pub(crate) fn parse_offset_key(key: &[u8]) -> Option<(&str, TopicKey, u32)> {
 }
 
 /// Key of a lock.
-pub(crate) fn lock_key(key: &LockKey) -> Vec<u8> {
+pub(crate) fn lock_key(key: &GroupQueue) -> Vec<u8> {
     offset_key(&key.group, &key.topic, key.queue)
 }
 
@@ -233,12 +233,12 @@ pub(crate) fn lock_value(lock: &QueueLock) -> Vec<u8> {
 }
 
 /// Reads what [`lock_key`] and [`lock_value`] wrote.
-pub(crate) fn parse_lock(key: &[u8], value: &[u8]) -> Option<(LockKey, QueueLock)> {
+pub(crate) fn parse_lock(key: &[u8], value: &[u8]) -> Option<(GroupQueue, QueueLock)> {
     let (group, topic, queue) = parse_offset_key(key)?;
     let (expires, client_id) = value.split_first_chunk::<8>()?;
     let client_id = std::str::from_utf8(client_id).ok()?.into();
     let lock = QueueLock { client_id, expires_ms: u64::from_be_bytes(*expires) };
-    Some((LockKey { group: group.into(), topic, queue }, lock))
+    Some((GroupQueue { group: group.into(), topic, queue }, lock))
 }
 
 /// Value of a queue's ends.
@@ -309,7 +309,7 @@ mod tests {
             assert_eq!(parse_queue_key(bad), None);
         }
         assert_eq!(parse_queue_ends(&[0; 15]), None);
-        let key = LockKey { group: "g".into(), topic, queue: 3 };
+        let key = GroupQueue { group: "g".into(), topic, queue: 3 };
         let lock = QueueLock { client_id: "10.0.0.1@7#8".into(), expires_ms: 258 };
         assert_eq!(lock_value(&lock), b"\0\0\0\0\0\0\x01\x0210.0.0.1@7#8");
         assert_eq!(parse_lock(&lock_key(&key), &lock_value(&lock)), Some((key, lock)));
@@ -320,7 +320,7 @@ mod tests {
     #[test]
     fn damaged_keys_and_values_obey_the_law() {
         let topic = TopicKey { name: "T".into(), incarnation: 258 };
-        let key = LockKey { group: "g".into(), topic: topic.clone(), queue: 3 };
+        let key = GroupQueue { group: "g".into(), topic: topic.clone(), queue: 3 };
         let lock = QueueLock { client_id: "10.0.0.1@7#8".into(), expires_ms: 258 };
         let at = FramePos { index: 3, term: 2, pos: LogPos(300), len: 64, chain: 0xAABB_CCDD };
         let membership = Membership { voters: vec![1, 2, 3], auto_leave: true, ..Membership::default() };

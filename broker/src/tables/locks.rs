@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use super::TopicKey;
 
-/// What is locked: a queue, for the members of one group.
+/// A queue, as the members of one group share it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct LockKey {
+pub struct GroupQueue {
     /// Subscription group.
     pub group: Arc<str>,
     /// Topic and incarnation.
@@ -28,17 +28,17 @@ pub struct QueueLock {
 /// All locks of a replica group, in an order that is the same everywhere.
 #[derive(Debug, Default)]
 pub(crate) struct Locks {
-    by_queue: BTreeMap<LockKey, QueueLock>,
+    by_queue: BTreeMap<GroupQueue, QueueLock>,
     /// The same locks by the end of their leases.
-    by_expiry: BTreeSet<(u64, LockKey)>,
+    by_expiry: BTreeSet<(u64, GroupQueue)>,
 }
 
 impl Locks {
-    pub(crate) fn get(&self, key: &LockKey) -> Option<&QueueLock> {
+    pub(crate) fn get(&self, key: &GroupQueue) -> Option<&QueueLock> {
         self.by_queue.get(key)
     }
 
-    pub(crate) fn set(&mut self, key: LockKey, lock: QueueLock) {
+    pub(crate) fn set(&mut self, key: GroupQueue, lock: QueueLock) {
         self.by_expiry.insert((lock.expires_ms, key.clone()));
         let expires_ms = lock.expires_ms;
         if let Some(old) = self.by_queue.insert(key.clone(), lock)
@@ -48,31 +48,31 @@ impl Locks {
         }
     }
 
-    pub(crate) fn remove(&mut self, key: &LockKey) -> Option<QueueLock> {
+    pub(crate) fn remove(&mut self, key: &GroupQueue) -> Option<QueueLock> {
         let lock = self.by_queue.remove(key)?;
         self.by_expiry.remove(&(lock.expires_ms, key.clone()));
         Some(lock)
     }
 
     /// Locks whose leases ended first and are over at `at_ms`, at most `max`.
-    pub(crate) fn expired(&self, at_ms: u64, max: usize) -> Vec<LockKey> {
+    pub(crate) fn expired(&self, at_ms: u64, max: usize) -> Vec<GroupQueue> {
         let over = self.by_expiry.iter().take_while(|(expires_ms, _)| *expires_ms <= at_ms);
         over.take(max).map(|(_, key)| key.clone()).collect()
     }
 
     /// Locks of an incarnation of a topic.
-    pub(crate) fn of_topic(&self, topic: &TopicKey) -> Vec<LockKey> {
+    pub(crate) fn of_topic(&self, topic: &TopicKey) -> Vec<GroupQueue> {
         self.by_queue.keys().filter(|key| key.topic == *topic).cloned().collect()
     }
 
     /// Locks of a group.
-    pub(crate) fn of_group(&self, group: &Arc<str>) -> Vec<LockKey> {
+    pub(crate) fn of_group(&self, group: &Arc<str>) -> Vec<GroupQueue> {
         let topic = TopicKey { name: "".into(), incarnation: 0 };
-        let first = LockKey { group: group.clone(), topic, queue: 0 };
+        let first = GroupQueue { group: group.clone(), topic, queue: 0 };
         self.by_queue.range(first..).map(|(key, _)| key).take_while(|key| key.group == *group).cloned().collect()
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&LockKey, &QueueLock)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&GroupQueue, &QueueLock)> {
         self.by_queue.iter()
     }
 
@@ -85,8 +85,8 @@ impl Locks {
 mod tests {
     use super::*;
 
-    fn key(group: &str, topic: &str, queue: u32) -> LockKey {
-        LockKey { group: group.into(), topic: TopicKey { name: topic.into(), incarnation: 7 }, queue }
+    fn key(group: &str, topic: &str, queue: u32) -> GroupQueue {
+        GroupQueue { group: group.into(), topic: TopicKey { name: topic.into(), incarnation: 7 }, queue }
     }
 
     /// The two orders must name the same locks, whatever was set, prolonged and taken away.

@@ -12,13 +12,13 @@ mod topic;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use ledgermq_dledger::FramePos;
 use parking_lot::RwLock;
 
-pub use locks::{LockKey, QueueLock};
-pub use offsets::GroupOffset;
+pub use locks::{GroupQueue, QueueLock};
+pub use offsets::{Committed, GroupOffset};
 pub use topic::{Topic, TopicKey};
 
 pub(crate) use locks::Locks;
@@ -40,6 +40,8 @@ pub struct Tables {
     topics_version: AtomicU64,
     groups_version: AtomicU64,
     last_store_ms: AtomicU64,
+    /// Mirror of the count in `offsets`, to look at without the lock: a pull does, and nearly always finds 0.
+    resets: AtomicUsize,
 }
 
 /// One change of applied state, in the order of the log. What apply collects in a round.
@@ -60,13 +62,13 @@ pub(crate) enum Effect {
         group: Arc<str>,
         topic: TopicKey,
         queue: u32,
-        offset: u64,
+        committed: Committed,
     },
     LockSet {
-        key: LockKey,
+        key: GroupQueue,
         lock: QueueLock,
     },
-    LockDropped(LockKey),
+    LockDropped(GroupQueue),
     /// Messages in front of this frame are given up. The starts of queues are set by the machine.
     Truncated(Kept),
 }
@@ -107,7 +109,21 @@ impl Tables {
 
     /// The committed offset of `group` for a queue of this incarnation of a topic.
     pub fn offset(&self, group: &str, topic: &TopicKey, queue: u32) -> Option<u64> {
-        self.offsets.read().get(group, topic, queue)
+        self.offsets.read().get(group, topic, queue).map(|committed| committed.offset)
+    }
+
+    /// Where a reset has put `group` in a queue, while no consumer has taken it up.
+    pub fn reset(&self, group: &str, topic: &TopicKey, queue: u32) -> Option<u64> {
+        if !self.has_resets() {
+            return None;
+        }
+        let committed = self.offsets.read().get(group, topic, queue)?;
+        committed.is_reset.then_some(committed.offset)
+    }
+
+    /// Whether there is any reset that no consumer has taken up. Costs a load.
+    pub fn has_resets(&self) -> bool {
+        self.resets.load(Ordering::Acquire) > 0
     }
 
     /// All committed offsets of `group`, by topic, incarnation and queue.
@@ -135,12 +151,12 @@ impl Tables {
     }
 
     /// Who holds a queue, when its lease may be over too: only apply decides whether it is.
-    pub fn lock(&self, key: &LockKey) -> Option<QueueLock> {
+    pub fn lock(&self, key: &GroupQueue) -> Option<QueueLock> {
         self.locks.read().get(key).cloned()
     }
 
     /// All locks of queues, by group, topic and queue.
-    pub fn locks(&self) -> Vec<(LockKey, QueueLock)> {
+    pub fn locks(&self) -> Vec<(GroupQueue, QueueLock)> {
         self.locks.read().iter().map(|(key, lock)| (key.clone(), lock.clone())).collect()
     }
 
@@ -208,8 +224,8 @@ impl Tables {
                         self.offsets.write().remove_group(group);
                     }
                 }
-                Effect::OffsetSet { group, topic, queue, offset } => {
-                    self.offsets.write().set(group, topic, *queue, *offset);
+                Effect::OffsetSet { group, topic, queue, committed } => {
+                    self.offsets.write().set(group, topic, *queue, *committed);
                 }
                 Effect::LockSet { key, lock } => self.locks.write().set(key.clone(), lock.clone()),
                 Effect::LockDropped(key) => {
@@ -217,6 +233,9 @@ impl Tables {
                 }
                 Effect::Truncated(kept) => *self.kept.write() = *kept,
             }
+        }
+        if !effects.is_empty() {
+            self.resets.store(self.offsets.read().resets(), Ordering::Release);
         }
         self.topics_version.store(at.topics_version, Ordering::Release);
         self.groups_version.store(at.groups_version, Ordering::Release);
@@ -230,6 +249,7 @@ impl Tables {
         *self.topics.write() = std::mem::take(&mut *other.topics.write());
         *self.groups.write() = std::mem::take(&mut *other.groups.write());
         *self.offsets.write() = std::mem::take(&mut *other.offsets.write());
+        self.resets.store(self.offsets.read().resets(), Ordering::Release);
         *self.locks.write() = std::mem::take(&mut *other.locks.write());
         *self.genesis.write() = other.genesis.write().take();
         *self.kept.write() = other.kept();

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use ledgermq_broker::apply::{BrokerMachine, MachineConfig};
-use ledgermq_broker::command::QueueOfTopic;
+use ledgermq_broker::command::{Command, CommitOffsets, QueueOfTopic};
 use ledgermq_broker::stamp::{Answer, AutoCreate, BrokerStamper, Item};
 use ledgermq_broker::store::{Kv, SimKv};
-use ledgermq_broker::tables::{LockKey, Tables, TopicKey};
+use ledgermq_broker::tables::{GroupQueue, Tables, TopicKey};
 use ledgermq_dledger::group::ReadTicket;
 use ledgermq_dledger::log::{Layout, LogView};
 use ledgermq_dledger::sim::{Death, Host, Operation, Place, Plan, Violation};
@@ -17,7 +17,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
 use super::keys;
-use super::operations::{self, CLIENTS, GROUPS, TOPICS, Wish};
+use super::operations::{self, CLIENTS, GROUPS, REWOUND, TOPICS, Wish};
 use super::oracle::{Oracle, OracleTopic};
 
 /// What a command counts against the queue, as in the broker.
@@ -177,6 +177,20 @@ impl BrokerHost {
         Some(self.command(item, Sent::Offset { consumer, offset }))
     }
 
+    /// A command about the offset of the group that is put elsewhere, made of the reset that waits and of the queue's end.
+    fn rewind(
+        &mut self,
+        node: RaftId,
+        topic: &str,
+        command: impl FnOnce(Option<u64>, u64) -> (fn(CommitOffsets) -> Command, u64),
+    ) -> Option<Operation<BrokerStamper<u64>>> {
+        let tables = self.tables.get(&node)?;
+        let topic = tables.topic(topic)?;
+        let (kind, offset) = command(tables.reset(REWOUND, topic.key(), 0), topic.next_offset(0));
+        let item = operations::offset(kind, topic.name(), topic.incarnation(), offset);
+        Some(self.command(item, Sent::Other))
+    }
+
     /// A lock, or its end, as the handler makes it: by what this node has applied.
     fn lock(&mut self, node: RaftId, topic: &str, rng: &mut SmallRng) -> Option<Operation<BrokerStamper<u64>>> {
         let topic = self.tables.get(&node)?.topic(topic)?;
@@ -195,6 +209,13 @@ impl BrokerHost {
             }
             Wish::Delete(topic) => Some(self.command(operations::delete(topic), Sent::Other)),
             Wish::Commit(topic) => self.commit(node, topic, GROUPS[0], 0),
+            Wish::Group => Some(self.command(operations::put_group(), Sent::Other)),
+            Wish::Reset(topic) => self.rewind(node, topic, |_, end| (Command::ResetOffsets, end / 2)),
+            Wish::CommitEnd(topic) => self.rewind(node, topic, |_, end| (Command::CommitOffsets, end)),
+            Wish::TakeUp(topic) => self.rewind(node, topic, |reset, end| match reset {
+                Some(reset) => (Command::TakeUpResets, reset),
+                None => (Command::CommitOffsets, end),
+            }),
             Wish::Read => Some(self.read_operation()),
         }
     }
@@ -266,7 +287,7 @@ impl BrokerHost {
 /// The locks of the machine against what the log says: each is there, unless its lease is over and it was dropped.
 fn check_locks(oracle: &Oracle, machine: &BrokerMachine) -> Result<(), String> {
     let mut seen = BTreeMap::new();
-    for (LockKey { group, topic, queue }, lock) in machine.tables().locks() {
+    for (GroupQueue { group, topic, queue }, lock) in machine.tables().locks() {
         let key = (topic.name.to_string(), topic.incarnation, group.to_string(), queue);
         seen.insert(key, (lock.client_id.to_string(), lock.expires_ms));
     }
@@ -325,9 +346,13 @@ fn check_topic(
                 from += 1;
             }
         }
-        for group in GROUPS {
+        for group in GROUPS.into_iter().chain([REWOUND]) {
             let expected = topic.offsets.get(&(group.to_owned(), queue)).copied();
             let seen = tables.offset(group, there.key(), queue);
+            let waits = tables.reset(group, there.key(), queue).is_some();
+            if waits != topic.resets.contains(&(group.to_owned(), queue)) {
+                return Err(format!("{group} in queue {queue}: a reset waits: {waits}, by the log {}", !waits));
+            }
             if seen != expected {
                 return Err(format!("{group} is at {seen:?} of queue {queue}, by the log at {expected:?}"));
             }

@@ -16,6 +16,8 @@ use rand::rngs::SmallRng;
 pub(super) const TOPICS: [&str; 3] = ["orders", "payments", "%RETRY%billing"];
 /// Subscription groups, there from the start.
 pub(super) const GROUPS: [&str; 2] = ["billing", "audit"];
+/// A group that is put elsewhere; there once [`Wish::Group`] has made it.
+pub(super) const REWOUND: &str = "rewound";
 /// Clients that consume in order.
 pub(super) const CLIENTS: [&str; 3] = ["one", "two", "three"];
 /// How long a lock holds: some of them end while a world lives.
@@ -39,6 +41,14 @@ pub enum Wish {
     Delete(&'static str),
     /// Commits the next offset of the first queue.
     Commit(&'static str),
+    /// Makes a group that is put elsewhere.
+    Group,
+    /// Puts it half-way back in the first queue.
+    Reset(&'static str),
+    /// Commits the end of the first queue for it, as a consumer that knows of no reset.
+    CommitEnd(&'static str),
+    /// Takes up the reset that waits there, as this node has applied it; commits the end when there is none.
+    TakeUp(&'static str),
     /// Asks for a read barrier.
     Read,
 }
@@ -122,6 +132,20 @@ pub(super) fn creation(topic: &str, rng: &mut SmallRng) -> AutoCreate {
 pub(super) fn commit(group: &str, topic: &str, incarnation: u64, queue: u32, offset: u64) -> Item {
     let commit = OffsetCommit { group: group.to_owned(), topic: topic.to_owned(), incarnation, queue, offset };
     Item::Command(Command::CommitOffsets(CommitOffsets { offsets: vec![commit] }))
+}
+
+/// The creation of [`REWOUND`].
+pub(super) fn put_group() -> Item {
+    let settings = GroupSettings::standard();
+    let put = PutSubscriptionGroup { group: REWOUND.to_owned(), settings, replace: false };
+    Item::Command(Command::PutSubscriptionGroup(put))
+}
+
+/// A command about the offset of [`REWOUND`] in the first queue.
+pub(super) fn offset(kind: fn(CommitOffsets) -> Command, topic: &str, incarnation: u64, offset: u64) -> Item {
+    let group = REWOUND.to_owned();
+    let commit = OffsetCommit { group, topic: topic.to_owned(), incarnation, queue: 0, offset };
+    Item::Command(kind(CommitOffsets { offsets: vec![commit] }))
 }
 
 /// A lock of one queue, or the end of it.

@@ -1,7 +1,7 @@
 //! What the log says, read by other code than the broker's apply: topics and their incarnations, every queue, every
 //! consumer offset. A state machine that shows a client anything else is wrong.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ledgermq_broker::command::{Command, LockQueues, OffsetCommit, TopicSettings, UnlockQueues};
 use ledgermq_dledger::log::LogView;
@@ -27,6 +27,8 @@ pub(super) struct OracleTopic {
     pub(super) messages: BTreeMap<u32, Vec<Stored>>,
     /// By group and queue.
     pub(super) offsets: BTreeMap<(String, u32), u64>,
+    /// By group and queue: resets that nobody has taken up.
+    pub(super) resets: BTreeSet<(String, u32)>,
     /// By group and queue: the client, and when its lease ends.
     pub(super) locks: BTreeMap<(String, u32), (String, u64)>,
 }
@@ -100,8 +102,28 @@ impl Oracle {
             Command::CommitOffsets(commit) => {
                 for OffsetCommit { group, topic, incarnation, queue, offset } in commit.offsets {
                     let topic = self.topics.get_mut(&topic).filter(|topic| topic.incarnation == incarnation);
-                    if let Some(topic) = topic {
+                    if let Some(topic) = topic
+                        && !topic.resets.contains(&(group.clone(), queue))
+                    {
                         topic.offsets.insert((group, queue), offset);
+                    }
+                }
+            }
+            Command::ResetOffsets(reset) => {
+                for OffsetCommit { group, topic, incarnation, queue, offset } in reset.offsets {
+                    let topic = self.topics.get_mut(&topic).filter(|topic| topic.incarnation == incarnation);
+                    if let Some(topic) = topic {
+                        topic.resets.insert((group.clone(), queue));
+                        topic.offsets.insert((group, queue), offset);
+                    }
+                }
+            }
+            Command::TakeUpResets(taken) => {
+                for OffsetCommit { group, topic, incarnation, queue, offset } in taken.offsets {
+                    let topic = self.topics.get_mut(&topic).filter(|topic| topic.incarnation == incarnation);
+                    let key = (group, queue);
+                    if let Some(topic) = topic.filter(|topic| topic.offsets.get(&key) == Some(&offset)) {
+                        topic.resets.remove(&key);
                     }
                 }
             }

@@ -8,7 +8,7 @@ use super::super::BrokerMachine;
 use super::super::harness::*;
 use crate::command::*;
 use crate::stamp::{Answer, AutoCreate, Item};
-use crate::tables::{LockKey, TopicKey};
+use crate::tables::{GroupQueue, TopicKey};
 
 const LEASE_MS: u64 = 60_000;
 
@@ -35,7 +35,7 @@ fn unlock(group: &str, client: &str, topic: &TopicKey, ids: &[u32]) -> Item {
 
 /// "group/topic/queue client end of the lease", of all locks.
 fn locks(machine: &BrokerMachine) -> Vec<String> {
-    let shown = |(key, lock): &(LockKey, crate::tables::QueueLock)| {
+    let shown = |(key, lock): &(GroupQueue, crate::tables::QueueLock)| {
         format!("{}/{}/{} {} {}", key.group, key.topic.name, key.queue, lock.client_id, lock.expires_ms)
     };
     machine.tables().locks().iter().map(shown).collect()
@@ -109,7 +109,7 @@ fn locks_die_with_their_topic_and_group() {
     ]);
     log.apply_all(&mut machine);
     assert_eq!(machine.tables().locks(), []);
-    let key = LockKey { group: Arc::from("h"), topic: a, queue: 0 };
+    let key = GroupQueue { group: Arc::from("h"), topic: a, queue: 0 };
     assert_eq!(machine.tables().lock(&key), None);
     let digest = machine.digest().unwrap();
     let again = machine.tables().topic("A").unwrap().key().clone();

@@ -230,6 +230,13 @@ impl Client {
         }
     }
 
+    /// Answers a request that the broker sent.
+    pub(super) async fn respond(&mut self, to: &RemotingCommand, code: i32, body: &[u8]) {
+        let mut bytes = BytesMut::new();
+        frame::encode(&RemotingCommand::response_to(to, code).with_body(body.to_vec()), &mut bytes).unwrap();
+        self.socket.write_all(&bytes).await.unwrap();
+    }
+
     pub(super) async fn ask(&mut self, request: RemotingCommand) -> RemotingCommand {
         let opaque = self.send(request).await;
         self.answer(opaque).await
@@ -240,6 +247,16 @@ impl Client {
         match self.pushed.pop_front() {
             Some(command) => command,
             None => self.next().await,
+        }
+    }
+
+    /// The next request with this code that the broker sends by itself; others before it are dropped.
+    pub(super) async fn called(&mut self, code: i32) -> RemotingCommand {
+        loop {
+            let pushed = self.pushed().await;
+            if pushed.code == code && !pushed.is_response() {
+                return pushed;
+            }
         }
     }
 

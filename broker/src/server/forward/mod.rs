@@ -65,6 +65,8 @@ pub fn is_for_leader(code: i32) -> bool {
             | RequestCode::DELETE_TOPIC_IN_BROKER
             | RequestCode::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP
             | RequestCode::DELETE_SUBSCRIPTIONGROUP
+            | RequestCode::INVOKE_BROKER_TO_RESET_OFFSET
+            | RequestCode::CLONE_GROUP_OFFSET
     ) || stores_messages(code)
         || is_read(code)
 }
@@ -82,6 +84,7 @@ fn is_read(code: i32) -> bool {
             | RequestCode::GET_CONSUME_STATS
             | RequestCode::QUERY_CONSUME_TIME_SPAN
             | RequestCode::GET_ALL_CONSUMER_OFFSET
+            | RequestCode::QUERY_CORRECTION_OFFSET
     )
 }
 

@@ -7,6 +7,7 @@ use crate::store::rows::{
     AppliedRow, IndexSyncedRow, KeepRow, MembershipRow, RunRow, TopicRow, decode, lock_key, lock_value, offset_key,
     parse_lock, parse_offset_key, parse_queue_ends, parse_queue_key, parse_u64, queue_ends, queue_key,
 };
+use crate::tables::Committed;
 
 /// Reads `bytes` as each key and value that there is: what is accepted is written as the same bytes, or, for protobuf rows, read
 /// again as the same row.
@@ -25,6 +26,7 @@ pub(crate) fn check(bytes: &[u8]) {
     }
     if let Some(number) = parse_u64(bytes) {
         assert_eq!(number.to_be_bytes(), bytes);
+        assert_eq!(Committed::from_bits(number).bits(), number);
     }
     // The first byte says where the key ends and the value begins.
     if let Some((key_len, rest)) = bytes.split_first()

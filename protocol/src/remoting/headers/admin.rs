@@ -60,4 +60,43 @@ headers! {
         /// Of what: a topic, "topic@group" or a cluster.
         stats_key: String = "statsKey",
     }
+
+    /// INVOKE_BROKER_TO_RESET_OFFSET, and RESET_CONSUMER_CLIENT_OFFSET, one-way from broker to client. The body of the latter, and
+    /// of the answer to the former, is [`crate::stats::ResetOffsetBody`].
+    ResetOffset {
+        /// Topic.
+        topic: String = "topic",
+        /// Consumer group.
+        group: String = "group",
+        /// Go on with the first message stored then or later, ms since 1970; below 0 behind the last one.
+        timestamp_ms: i64 = "timestamp",
+        /// `Some(false)`: only back, never forward.
+        force: Option<bool> = "isForce",
+        /// Only this queue; absent or below 0 for all of them.
+        queue_id: Option<i32> = "queueId",
+        /// Of one queue: go on here; absent or -1 to go by time.
+        offset: Option<i64> = "offset",
+    }
+
+    /// QUERY_CORRECTION_OFFSET. The answer's body is [`crate::stats::CorrectionOffsets`].
+    QueryCorrectionOffset {
+        /// Topic.
+        topic: String = "topic",
+        /// The group that the others are compared with.
+        compare_group: String = "compareGroup",
+        /// Groups that do not count, joined by ','.
+        filter_groups: Option<String> = "filterGroups",
+    }
+
+    /// CLONE_GROUP_OFFSET.
+    CloneGroupOffset {
+        /// Group whose offsets are copied.
+        src_group: String = "srcGroup",
+        /// Group that gets them.
+        dest_group: String = "destGroup",
+        /// Only this topic.
+        topic: Option<String> = "topic",
+        /// `Some(true)`: also of topics to which the group does not subscribe now.
+        offline: Option<bool> = "offline",
+    }
 }
