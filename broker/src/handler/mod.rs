@@ -6,6 +6,7 @@
 
 pub mod batch;
 pub mod broker_stats;
+pub mod client_calls;
 pub mod client_config;
 pub mod clone_offset;
 pub mod connections;

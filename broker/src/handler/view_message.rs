@@ -17,6 +17,7 @@ use super::header;
 use super::pull::{COLD_READS, unreadable};
 use crate::replica::Replica;
 use crate::server::outbox::Responder;
+use crate::stamp::Refusal;
 
 /// Answers with the record.
 pub async fn view_message(replica: Arc<Replica>, request: RemotingCommand, responder: Responder) {
@@ -24,26 +25,29 @@ pub async fn view_message(replica: Arc<Replica>, request: RemotingCommand, respo
         Ok(asked) => asked,
         Err(refusal) => return responder.refuse(refusal.code, refusal.remark),
     };
-    replica.catch_up().await;
-    let physical_offset = asked.physical_offset;
-    let turn = COLD_READS.acquire().await.expect("the semaphore is never closed");
-    let read = tokio::task::spawn_blocking(move || record(&replica, physical_offset)).await;
-    drop(turn);
-    match read {
-        Ok(Ok(Some(bytes))) => {
+    match find(&replica, asked.physical_offset).await {
+        Ok(bytes) => {
             let answer = responder.command(ResponseCode::SUCCESS);
             responder.send_slices(answer, vec![bytes]);
         }
-        Ok(Ok(None)) => {
-            responder.refuse(ResponseCode::SYSTEM_ERROR, format!("no message at physical offset {physical_offset}"));
-        }
-        Ok(Err(error)) => {
-            let refusal = unreadable(&error);
-            responder.refuse(refusal.code, refusal.remark);
-        }
+        Err(refusal) => responder.refuse(refusal.code, refusal.remark),
+    }
+}
+
+/// The record at a physical offset that a client names, read on a thread that may wait for the disk.
+pub(super) async fn find(replica: &Arc<Replica>, physical_offset: i64) -> Result<Bytes, Refusal> {
+    replica.catch_up().await;
+    let turn = COLD_READS.acquire().await.expect("the semaphore is never closed");
+    let reader = Arc::clone(replica);
+    let read = tokio::task::spawn_blocking(move || record(&reader, physical_offset)).await;
+    drop(turn);
+    let not_there =
+        || Refusal::new(ResponseCode::SYSTEM_ERROR, format!("no message at physical offset {physical_offset}"));
+    match read {
+        Ok(read) => read.map_err(|error| unreadable(&error))?.ok_or_else(not_there),
         Err(error) => {
             tracing::error!(%error, "a read of a message panicked");
-            responder.refuse(ResponseCode::SYSTEM_ERROR, "internal error");
+            Err(Refusal::new(ResponseCode::SYSTEM_ERROR, "internal error"))
         }
     }
 }

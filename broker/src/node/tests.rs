@@ -1,5 +1,6 @@
 //! Whole nodes in this process, over real sockets and a real disk: what clients see of the handlers.
 
+mod calls;
 mod deletion;
 mod filters;
 mod fixture;

@@ -13,9 +13,9 @@ use super::connection::Service;
 use super::forward::{Forwarder, is_for_leader, stores_messages};
 use super::outbox::{Connection, Responder};
 use crate::handler::{
-    batch, broker_stats, client_config, clone_offset, connections, consume_stats, consumer_list, heartbeat, lock,
-    members, offset, pull, query_message, queue_ends, raft_status, reset_offset, runtime_info, send, subscription_group,
-    topic, topic_stats, view_message,
+    batch, broker_stats, client_calls, client_config, clone_offset, connections, consume_stats, consumer_list,
+    heartbeat, lock, members, offset, pull, query_message, queue_ends, raft_status, reset_offset, runtime_info, send,
+    subscription_group, topic, topic_stats, view_message,
 };
 use crate::replica::Replica;
 
@@ -205,6 +205,15 @@ impl Here {
             }
             RequestCode::QUERY_CORRECTION_OFFSET => {
                 spawn(responder, |to| clone_offset::correction_offset(shared(), request, to));
+            }
+            RequestCode::INVOKE_BROKER_TO_GET_CONSUMER_STATUS => {
+                spawn(responder, |to| client_calls::consumer_status(shared(), request, to));
+            }
+            RequestCode::GET_CONSUMER_RUNNING_INFO => {
+                spawn(responder, |to| client_calls::running_info(shared(), request, to));
+            }
+            RequestCode::CONSUME_MESSAGE_DIRECTLY => {
+                spawn(responder, |to| client_calls::consume_directly(shared(), request, to));
             }
             extension::code::LEDGER_RAFT_STATUS | extension::code::LEDGER_STATE_DIGEST => {
                 self.private(&request, responder);

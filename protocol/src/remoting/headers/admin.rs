@@ -78,6 +78,45 @@ headers! {
         offset: Option<i64> = "offset",
     }
 
+    /// INVOKE_BROKER_TO_GET_CONSUMER_STATUS, and GET_CONSUMER_STATUS_FROM_CLIENT from broker to client. The body of both answers
+    /// is [`crate::stats::GetConsumerStatusBody`].
+    ConsumerStatus {
+        /// Topic.
+        topic: String = "topic",
+        /// Consumer group.
+        group: String = "group",
+        /// Only this client, by its id.
+        client: Option<String> = "clientAddr",
+    }
+
+    /// GET_CONSUMER_RUNNING_INFO: asked of the broker, and by it of the client.
+    ConsumerRunningInfo {
+        /// Consumer group.
+        consumer_group: String = "consumerGroup",
+        /// The client.
+        client_id: String = "clientId",
+        /// Whether its threads are wanted, too.
+        jstack: Option<bool> = "jstackEnable",
+    }
+
+    /// CONSUME_MESSAGE_DIRECTLY: asked of the broker, and by it of the client, with the message as body.
+    ConsumeMessageDirectly {
+        /// Consumer group.
+        consumer_group: String = "consumerGroup",
+        /// The client; absent for any member of the group.
+        client_id: Option<String> = "clientId",
+        /// The message's id as a broker gives it.
+        msg_id: Option<String> = "msgId",
+        /// Who has the message. Set by the broker.
+        broker_name: Option<String> = "brokerName",
+        /// The message's topic.
+        topic: Option<String> = "topic",
+        /// The topic's flags. Set by the broker.
+        topic_sys_flag: Option<i32> = "topicSysFlag",
+        /// The group's flags. Set by the broker.
+        group_sys_flag: Option<i32> = "groupSysFlag",
+    }
+
     /// QUERY_CORRECTION_OFFSET. The answer's body is [`crate::stats::CorrectionOffsets`].
     QueryCorrectionOffset {
         /// Topic.
