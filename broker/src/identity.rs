@@ -58,6 +58,11 @@ impl Members {
         *self.now.write() = now;
     }
 
+    /// Their numbers.
+    pub fn ids(&self) -> Vec<RaftId> {
+        self.now.read().keys().copied().collect()
+    }
+
     /// Address of a member.
     pub fn address_of(&self, raft_id: RaftId) -> Option<String> {
         self.now.read().get(&raft_id).cloned()

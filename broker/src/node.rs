@@ -43,6 +43,7 @@ use crate::config::{BrokerConfig, ConfigError, GroupConfig, Limits, PeerTlsConfi
 use crate::consumer::group::ConsumerGroups;
 use crate::consumer::long_poll::ParkedPulls;
 use crate::consumer::producers::ProducerGroups;
+use crate::consumer::requesters::Requesters;
 use crate::consumer::resets::ToldOfResets;
 use crate::consumer::wake::run_woken;
 use crate::handler::pull::ParkedPull;
@@ -306,6 +307,7 @@ fn make_replica(
         handle,
         consumers: ConsumerGroups::default(),
         producers: ProducerGroups::default(),
+        requesters: Requesters::default(),
         told: ToldOfResets::default(),
         stats,
         first_message: Mutex::new(FirstMessage::default()),

@@ -18,6 +18,7 @@ use crate::command::{Command, GroupSettings, PutSubscriptionGroup, PutTopic, Top
 use crate::consumer::group::ConsumerGroups;
 use crate::consumer::long_poll::ParkedPulls;
 use crate::consumer::producers::ProducerGroups;
+use crate::consumer::requesters::Requesters;
 use crate::consumer::resets::ToldOfResets;
 use crate::handler::pull::ParkedPull;
 use crate::handler::runtime_info::FirstMessage;
@@ -51,6 +52,8 @@ pub struct Replica {
     pub consumers: ConsumerGroups,
     /// Live producers.
     pub producers: ProducerGroups,
+    /// Clients to whom replies can be handed.
+    pub requesters: Requesters,
     /// Whom this replica has told of resets of offsets.
     pub(crate) told: ToldOfResets,
     /// Messages in and out.

@@ -1,4 +1,4 @@
-// The peer: `peer Produce|Consume|Pull --name value ...`. Its command line and its history are those of the Java peers
+// The peer: `peer Produce|Consume|Pull|Request|Respond --name value ...`. Its command line and its history are those of the Java peers
 // (tests/java), so that the same tests drive it and the same checker judges it.
 package main
 
@@ -25,7 +25,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return fmt.Errorf("the program is missing: Produce, Consume or Pull")
+		return fmt.Errorf("the program is missing: Produce, Consume, Pull, Request or Respond")
 	}
 	options, err := parseOptions(args[1:])
 	if err != nil {
@@ -44,6 +44,10 @@ func run(args []string) error {
 		return consume(options, history, leash)
 	case "Pull":
 		return pull(options, history, leash)
+	case "Request":
+		return request(options, history, leash)
+	case "Respond":
+		return respond(options, history, leash)
 	default:
 		return fmt.Errorf("no such program: %s", args[0])
 	}

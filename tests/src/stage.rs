@@ -82,6 +82,22 @@ impl Stage {
         self.peer("Pull", process, topic, group, &options)
     }
 
+    /// Starts a producer that asks consumers of `topic`.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn request(&self, process: &str, topic: &str, more: &[(&str, &str)]) -> Result<Peer> {
+        self.peer("Request", process, topic, &self.name("askers"), more)
+    }
+
+    /// Starts a push consumer of `topic` that answers.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn respond(&self, process: &str, topic: &str, group: &str, more: &[(&str, &str)]) -> Result<Peer> {
+        self.peer("Respond", process, topic, group, more)
+    }
+
     fn peer(&self, program: &str, process: &str, topic: &str, group: &str, more: &[(&str, &str)]) -> Result<Peer> {
         let mut options = vec![("namesrv", self.cluster.namesrv()), ("group", group), ("topic", topic)];
         options.extend_from_slice(more);

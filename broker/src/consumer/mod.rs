@@ -4,5 +4,6 @@ pub mod group;
 mod joined;
 pub mod long_poll;
 pub mod producers;
+pub mod requesters;
 pub mod resets;
 pub mod wake;

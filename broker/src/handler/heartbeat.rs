@@ -42,6 +42,7 @@ fn take(replica: &Arc<Replica>, request: &RemotingCommand, responder: &Responder
             .map_err(|error| Refusal::new(ResponseCode::INVALID_PARAMETER, error.to_string()))?;
     }
     let client = ClientInfo { client_id: data.client_id, language: request.language, version: request.version };
+    replica.requesters.heard(&client.client_id, responder.connection());
     for consumer in data.consumer_data_set {
         replica.ensure_group(&consumer.group_name);
         let notify = replica.tables().group(&consumer.group_name).is_none_or(|group| group.notify_consumer_ids_changed);

@@ -22,6 +22,7 @@ pub mod query_message;
 pub mod queue_ends;
 mod queue_mend;
 pub mod raft_status;
+pub mod reply;
 pub mod reset_offset;
 pub mod runtime_info;
 pub mod send;

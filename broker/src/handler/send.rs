@@ -18,6 +18,7 @@ use ledgermq_protocol::remoting::response_code::ResponseCode;
 
 use parking_lot::Mutex;
 
+use super::reply::note_requester;
 use crate::identity::Identity;
 use crate::replica::{Replica, wall_clock_ms};
 use crate::server::outbox::Responder;
@@ -52,6 +53,7 @@ impl Sending {
 
 /// Handles one send.
 pub fn send(replica: &Arc<Replica>, request: &RemotingCommand, responder: Responder) {
+    note_requester(replica, request, &responder);
     submit(replica, prepare(&replica.sending, request, responder.client()), responder);
 }
 

@@ -63,7 +63,8 @@ fn prepare_delete(replica: &Replica, request: &RemotingCommand) -> Result<Delete
 
 fn check_not_system(replica: &Replica, topic: &str) -> Result<(), Refusal> {
     let identity = replica.identity();
-    if names::is_system_topic(topic) || [identity.cluster.as_str(), &identity.broker_name].contains(&topic) {
+    let own = [identity.cluster.as_str(), &identity.broker_name, &names::reply_topic(&identity.cluster)];
+    if names::is_system_topic(topic) || own.contains(&topic) {
         let remark = format!("topic {topic} belongs to the system");
         return Err(Refusal::new(ResponseCode::INVALID_PARAMETER, remark));
     }
@@ -100,6 +101,7 @@ pub async fn config(replica: Arc<Replica>, request: RemotingCommand, responder: 
 pub fn system_topics(replica: &Replica, responder: Responder) {
     let identity = replica.identity();
     let mut topic_list = vec![identity.cluster.clone(), identity.broker_name.clone()];
+    topic_list.push(names::reply_topic(&identity.cluster));
     let topics = replica.tables().topics();
     topic_list.extend(topics.iter().map(|topic| topic.name().to_string()).filter(|name| names::is_system_topic(name)));
     let body = TopicList { broker_addr: None, topic_list }.to_json();

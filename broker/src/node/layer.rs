@@ -185,14 +185,23 @@ impl Layer {
     }
 }
 
-/// What a group is born with: its constants, the template of automatically created topics, and the group of RocketMQ's tools.
-/// A second topic is there because an official name server refuses a first registration with exactly one.
+/// What a group is born with: its constants, the template of automatically created topics, the topics of message traces and of
+/// replies, so that clients find a route to them, and the group of RocketMQ's tools. SELF_TEST_TOPIC is there as a second one where
+/// the template is hidden: an official name server refuses a first registration with exactly one.
 fn genesis(config: &BrokerConfig, group: &GroupConfig, meta: &Meta) -> Genesis {
     let topic = |name: &str, queues, perm| PutTopic {
         topic: name.to_owned(),
         settings: TopicSettings { perm, ..TopicSettings::plain(queues) },
         replace: false,
     };
+    let mut topics = vec![
+        topic(names::AUTO_CREATE_TOPIC, AUTO_CREATE_QUEUES, perm::READ | perm::WRITE | perm::INHERIT),
+        topic("SELF_TEST_TOPIC", 1, perm::READ | perm::WRITE),
+        topic(names::TRACE_TOPIC, 1, perm::READ | perm::WRITE),
+        topic(&names::reply_topic(&config.cluster), 1, perm::READ | perm::WRITE),
+    ];
+    // A cluster's name may be as long as a topic's.
+    topics.retain(|put| names::check_topic(&put.topic).is_ok());
     let member = |member: &MemberConfig| Member {
         raft_id: member.raft_id,
         replica_id: member.replica.as_bytes().to_vec().into(),
@@ -206,10 +215,7 @@ fn genesis(config: &BrokerConfig, group: &GroupConfig, meta: &Meta) -> Genesis {
         segment_size: meta.constants.segment_size,
         log_format: meta.constants.format,
         members: group.members.iter().map(member).collect(),
-        topics: vec![
-            topic(names::AUTO_CREATE_TOPIC, AUTO_CREATE_QUEUES, perm::READ | perm::WRITE | perm::INHERIT),
-            topic("SELF_TEST_TOPIC", 1, perm::READ | perm::WRITE),
-        ],
+        topics,
         groups: vec![PutSubscriptionGroup {
             group: names::TOOLS_CONSUMER_GROUP.to_owned(),
             settings: GroupSettings::standard(),

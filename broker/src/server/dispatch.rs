@@ -14,8 +14,8 @@ use super::forward::{Forwarder, is_for_leader, stores_messages};
 use super::outbox::{Connection, Responder};
 use crate::handler::{
     batch, broker_stats, client_calls, client_config, clone_offset, connections, consume_stats, consumer_list,
-    heartbeat, lock, members, offset, pull, query_message, queue_ends, raft_status, reset_offset, runtime_info, send,
-    subscription_group, topic, topic_stats, view_message,
+    heartbeat, lock, members, offset, pull, query_message, queue_ends, raft_status, reply, reset_offset, runtime_info,
+    send, subscription_group, topic, topic_stats, view_message,
 };
 use crate::replica::Replica;
 
@@ -31,7 +31,7 @@ pub struct Dispatch {
 impl Dispatch {
     /// For one replica of those of a node.
     pub fn new(replica: Arc<Replica>, node: Vec<Arc<Replica>>, forwarder: Arc<Forwarder>) -> Self {
-        Self { here: Arc::new(Here { replica, node }), forwarder }
+        Self { here: Arc::new(Here { replica, node, forwarder: Arc::clone(&forwarder) }), forwarder }
     }
 }
 
@@ -72,6 +72,7 @@ impl Service for Dispatch {
         replica.ring();
         replica.consumers.drop_connection(connection.id());
         replica.producers.drop_connection(connection.id());
+        replica.requesters.drop_connection(connection.id());
         if connection.has_parked.load(Ordering::Relaxed) {
             replica.pulls.drop_connection(connection.id());
         }
@@ -96,6 +97,8 @@ struct Here {
     replica: Arc<Replica>,
     /// All replicas of the node, this one included.
     node: Vec<Arc<Replica>>,
+    /// To the other members.
+    forwarder: Arc<Forwarder>,
 }
 
 impl Here {
@@ -197,6 +200,13 @@ impl Here {
             }
             RequestCode::VIEW_MESSAGE_BY_ID => spawn(responder, |to| view_message::view_message(shared(), request, to)),
             RequestCode::QUERY_MESSAGE => spawn(responder, |to| query_message::query_message(shared(), request, to)),
+            RequestCode::SEND_REPLY_MESSAGE | RequestCode::SEND_REPLY_MESSAGE_V2 => {
+                let (node, forwarder) = (self.node.clone(), Arc::clone(&self.forwarder));
+                spawn(responder, |to| reply::send_reply(shared(), node, forwarder, request, to));
+            }
+            RequestCode::PUSH_REPLY_MESSAGE_TO_CLIENT => {
+                spawn(responder, |to| reply::push_reply(self.node.clone(), request, to));
+            }
             RequestCode::INVOKE_BROKER_TO_RESET_OFFSET => {
                 spawn(responder, |to| reset_offset::reset_offset(shared(), request, to));
             }

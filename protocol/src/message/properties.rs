@@ -47,6 +47,7 @@ pub mod name {
     pub const REPLY_TO_CLIENT: &str = "REPLY_TO_CLIENT";
     pub const MSG_TYPE: &str = "MSG_TYPE";
     pub const TTL: &str = "TTL";
+    pub const PUSH_REPLY_TIME: &str = "PUSH_REPLY_TIME";
     pub const SHARDING_KEY: &str = "__SHARDINGKEY";
     pub const INSTANCE_ID: &str = "INSTANCE_ID";
     pub const DLQ_ORIGIN_TOPIC: &str = "DLQ_ORIGIN_TOPIC";

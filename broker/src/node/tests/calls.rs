@@ -3,9 +3,11 @@
 use ledgermq_protocol::json::Body;
 use ledgermq_protocol::json::object_map::MessageQueue;
 use ledgermq_protocol::message::id::offset_id;
+use ledgermq_protocol::message::properties::{self, name};
 use ledgermq_protocol::message::record::RecordRef;
 use ledgermq_protocol::remoting::command::RemotingCommand;
 use ledgermq_protocol::remoting::headers::admin::{ConsumeMessageDirectly, ConsumerRunningInfo, ConsumerStatus};
+use ledgermq_protocol::remoting::headers::send::SendMessage;
 use ledgermq_protocol::remoting::request_code::RequestCode;
 use ledgermq_protocol::remoting::response_code::ResponseCode;
 use ledgermq_protocol::stats::{GetConsumerStatusBody, ResetOffsetBody};
@@ -120,5 +122,69 @@ async fn a_groups_status_is_gathered_from_its_consumers() {
     let answer = tool.answer(asked).await;
     let told = GetConsumerStatusBody::from_json(&answer.body).unwrap().consumer_table;
     assert_eq!(told.into_keys().collect::<Vec<_>>(), ["c"]);
+    cluster.stop().await;
+}
+
+fn request_of(client_id: &str) -> String {
+    format!("CORRELATION_ID\u{1}77\u{2}REPLY_TO_CLIENT\u{1}{client_id}\u{2}TTL\u{1}3000\u{2}")
+}
+
+fn reply(code: i32, given: &str) -> RemotingCommand {
+    let header = SendMessage { topic: "TestCluster_REPLY_TOPIC", ..send_header("", 0, given) };
+    request_with(code, &header, b"the reply")
+}
+
+/// A reply must reach the client that asked, on whichever node it is connected and whichever node the reply comes to; where it
+/// cannot be handed over, whoever replied must be told.
+#[tokio::test]
+async fn a_reply_finds_its_way_to_the_client_that_asked() {
+    let cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let mut asker = cluster.client(leader).await;
+    let given = request_of("asker");
+    // Its request alone says who it is: no heartbeat has come.
+    let answer = asker.ask(send_request("T", 0, b"a question", &given)).await;
+    assert_eq!(answer.code, 0, "{answer:?}");
+    let codes = [RequestCode::SEND_REPLY_MESSAGE, RequestCode::SEND_REPLY_MESSAGE_V2];
+    for (node, code) in (0..3).zip(codes.into_iter().cycle()) {
+        let mut responder = cluster.client(node).await;
+        let replied = responder.send(reply(code, &given)).await;
+        let push = asker.called(RequestCode::PUSH_REPLY_MESSAGE_TO_CLIENT).await;
+        assert_eq!((&push.body[..], push.ext.get("topic")), (&b"the reply"[..], Some("TestCluster_REPLY_TOPIC")));
+        assert_eq!(push.ext.get("bornHost"), Some(responder.address().to_string().as_str()));
+        let told = push.ext.get("properties").unwrap();
+        assert_eq!(properties::get(told, name::CORRELATION_ID), Some("77"));
+        assert!(properties::get(told, name::PUSH_REPLY_TIME).is_some());
+        asker.respond(&push, 0, b"").await;
+        let answer = responder.answer(replied).await;
+        assert_eq!((answer.code, answer.ext.get("msgId"), answer.ext.get("queueOffset")), (0, Some("0"), Some("0")));
+    }
+    let topic = cluster.nodes[leader].replicas[0].tables().topic("TestCluster_REPLY_TOPIC").unwrap();
+    assert_eq!(topic.next_offset(0), 0, "replies are handed over, not stored");
+
+    // A consumer that gives the request back, or a copy of it, does not draw the replies to itself.
+    let mut copier = cluster.client(leader).await;
+    assert_eq!(copier.ask(send_request("%RETRY%g", 0, b"a question", &given)).await.code, 0);
+    asker.beat("asker", "g", "T", "*", 1).await;
+    assert_eq!(copier.ask(send_request("T", 0, b"a question", &given)).await.code, 0);
+    let mut responder = cluster.client((leader + 1) % 3).await;
+    let replied = responder.send(reply(codes[1], &given)).await;
+    let push = asker.called(RequestCode::PUSH_REPLY_MESSAGE_TO_CLIENT).await;
+    asker.respond(&push, ResponseCode::SYSTEM_ERROR, b"").await;
+    let answer = responder.answer(replied).await;
+    assert_eq!(answer.code, ResponseCode::SYSTEM_ERROR, "the client has refused it: {answer:?}");
+
+    drop(asker);
+    for (given, words) in [(request_of("asker"), "not found"), (String::new(), "REPLY_TO_CLIENT is missing")] {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let answer = responder.ask(reply(codes[0], &given)).await;
+            let remark = answer.remark.unwrap_or_default();
+            if answer.code == ResponseCode::SYSTEM_ERROR && remark.contains(words) {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{} {remark}", answer.code);
+        }
+    }
     cluster.stop().await;
 }

@@ -159,7 +159,8 @@ async fn topics_groups_and_figures() {
     assert_eq!(config, SubscriptionGroupConfig::new("g"));
     assert_eq!(client.ask(group("nobody")).await.code, ResponseCode::SUBSCRIPTION_GROUP_NOT_EXIST);
     let system = client.ask(ask(RequestCode::GET_SYSTEM_TOPIC_LIST_FROM_BROKER, &[])).await;
-    let expected = ["TestCluster", "broker-a", "SELF_TEST_TOPIC", "TBW102"];
+    let expected =
+        ["TestCluster", "broker-a", "TestCluster_REPLY_TOPIC", "RMQ_SYS_TRACE_TOPIC", "SELF_TEST_TOPIC", "TBW102"];
     assert_eq!(read::<TopicList>(&system).topic_list, expected);
 
     let counted =

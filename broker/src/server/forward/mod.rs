@@ -22,6 +22,7 @@ use ledgermq_protocol::remoting::command::RemotingCommand;
 use ledgermq_protocol::remoting::request_code::RequestCode;
 use ledgermq_protocol::remoting::response_code::ResponseCode;
 use parking_lot::Mutex;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use self::link::{Link, LinkError};
@@ -164,6 +165,25 @@ impl Forwarder {
         let question = RemotingCommand::request(code::LEDGER_MAY_LEAD, 0);
         let answer = tokio::time::timeout(WAIT_MAX, link.ask(question)).await;
         matches!(answer, Ok(Ok(answer)) if answer.code == ResponseCode::SUCCESS)
+    }
+
+    /// Asks all other members at once, and returns the first answer with SUCCESS.
+    pub async fn ask_others(&self, request: &RemotingCommand, timeout: Duration) -> Option<RemotingCommand> {
+        let own = self.replica.identity().raft_id;
+        let others = self.replica.identity().members.ids().into_iter().filter(|id| *id != own);
+        let mut asked = JoinSet::new();
+        for link in others.filter_map(|member| self.link(member)) {
+            let request = request.clone();
+            asked.spawn(async move { tokio::time::timeout(timeout, link.ask(request)).await });
+        }
+        while let Some(answered) = asked.join_next().await {
+            if let Ok(Ok(Ok(answer))) = answered
+                && answer.code == ResponseCode::SUCCESS
+            {
+                return Some(answer);
+            }
+        }
+        None
     }
 
     async fn run(&self, request: RemotingCommand, responder: Responder, here: impl FnOnce(RemotingCommand, Responder)) {

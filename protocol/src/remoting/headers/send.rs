@@ -79,6 +79,12 @@ impl<'a> SendMessage<'a> {
         Self::read(names, &values)
     }
 
+    /// The property string of a request with `code`, without a look at anything else.
+    pub fn properties_of(code: i32, ext: &'a ExtFields) -> Option<&'a str> {
+        const PROPERTIES: usize = 8;
+        ext.get(if has_short_names(code) { SHORT_NAMES[PROPERTIES] } else { LONG_NAMES[PROPERTIES] })
+    }
+
     /// Writes the header for a request with `code`.
     pub fn to_ext(&self, code: i32, ext: &mut ExtFields) {
         self.write(if has_short_names(code) { &SHORT_NAMES } else { &LONG_NAMES }, ext);
@@ -155,6 +161,38 @@ headers! {
         region: Option<String> = "MSG_REGION",
         /// Whether the client shall trace.
         trace_on: Option<bool> = "TRACE_ON",
+    }
+
+    /// PUSH_REPLY_MESSAGE_TO_CLIENT, from broker to client: a reply to a request of this client, with the reply's body.
+    PushReply {
+        /// Producer group of whoever replied.
+        producer_group: String = "producerGroup",
+        /// The reply topic of the cluster.
+        topic: String = "topic",
+        /// As in the send.
+        default_topic: String = "defaultTopic",
+        /// As in the send.
+        default_topic_queue_nums: i32 = "defaultTopicQueueNums",
+        /// As in the send.
+        queue_id: i32 = "queueId",
+        /// System flag of the reply: how its body is compressed.
+        sys_flag: i32 = "sysFlag",
+        /// When the reply was made, ms since 1970.
+        born_timestamp_ms: i64 = "bornTimestamp",
+        /// The user's flag.
+        flag: i32 = "flag",
+        /// The reply's properties: whose reply it is, and to which request.
+        properties: Option<String> = "properties",
+        /// As in the send.
+        reconsume_times: Option<i32> = "reconsumeTimes",
+        /// Legacy.
+        unit_mode: Option<bool> = "unitMode",
+        /// Address of whoever replied.
+        born_host: String = "bornHost",
+        /// Address of the broker that took the reply.
+        store_host: String = "storeHost",
+        /// When it took it, ms since 1970.
+        store_timestamp_ms: i64 = "storeTimestamp",
     }
 
     /// CONSUMER_SEND_MSG_BACK: give a message back for another try.
