@@ -222,15 +222,75 @@ fn groups_and_clients_as_mqadmin_prints_them() {
     let track = format!("MessageTrack [consumerGroup={group}, trackType=CONSUMED, exceptionDesc=null]");
     assert!(printed.contains(&track), "{printed}");
 
+    asked_directly(&mut mqadmin, topic, group, consumer.trim(), value(&printed, "OffsetID").unwrap());
+
     // Stopped: nobody is connected, and what it consumed is still known.
     mqadmin.run(&["@stop"]).unwrap();
     let printed = mqadmin.print(&["consumerConnection", "-g", group]).unwrap();
     assert!(printed.contains("CODE: 206"), "{printed}");
     assert!(consumed(&mqadmin.run(&progress).unwrap()));
+    offsets_by_hand(&mut mqadmin, topic, group, &leader);
     // Its retry topic is deleted at every member: followers pass that on.
     let printed = mqadmin.run(&["deleteSubGroup", "-c", CLUSTER, "-g", group, "-r", "true"]).unwrap();
     let deleted = format!("delete subscription group [{group}] from broker [{leader}] in cluster [{CLUSTER}] success.");
     assert!(printed.contains(&deleted), "{printed}");
     let printed = mqadmin.run(&["topicList"]).unwrap();
     assert!(!printed.contains(group) && printed.contains(topic), "{printed}");
+}
+
+/// A consumer that is asked over its own connection, through the broker: what it holds, and to consume one message once more.
+fn asked_directly(mqadmin: &mut Mqadmin, topic: &str, group: &str, client_id: &str, offset_id: &str) {
+    // What it prints names settings that have "Exception" in their names.
+    let printed = mqadmin.print(&["consumerStatus", "-g", group, "-i", client_id]).unwrap();
+    for part in ["#Consumer Properties#", "#Consumer Subscription#", "#Consumer Offset#", "#Consumer MQ Detail#"] {
+        assert!(printed.contains(part), "{part}: {printed}");
+    }
+    assert_eq!(value(&printed, "PROP_CONSUME_TYPE"), Some("CONSUME_PASSIVELY"), "{printed}");
+    assert!(rows(&printed, topic).len() >= 4, "its queues: {printed}");
+    let printed = mqadmin.print(&["consumerStatus", "-g", group, "-i", client_id, "-s"]).unwrap();
+    assert!(printed.contains("#Consumer jstack#") && printed.contains("ConsumeMessageThread"), "{printed}");
+    let printed = mqadmin.print(&["consumerStatus", "-g", group, "-i", "nobody"]).unwrap();
+    assert!(printed.contains("not online"), "{printed}");
+    let directly = ["queryMsgById", "-t", topic, "-i", offset_id, "-g", group, "-d", client_id];
+    let printed = mqadmin.run(&directly).unwrap();
+    assert!(printed.contains("consumeResult=CR_SUCCESS"), "{printed}");
+}
+
+/// Offsets of a group that does not run: one queue put elsewhere, all of them cloned, all of them skipped.
+fn offsets_by_hand(mqadmin: &mut Mqadmin, topic: &str, group: &str, leader: &str) {
+    let one_queue = ["resetOffsetByTime", "-g", group, "-t", topic, "-s", "now", "-b", leader, "-q", "1", "-o", "2"];
+    let printed = mqadmin.run(&one_queue).unwrap();
+    assert!(printed.contains("reset consumer offset to 2"), "{printed}");
+    let progress = ["consumerProgress", "-g", group];
+    let offsets = |printed: &str| -> Vec<(String, String)> {
+        rows(printed, topic).iter().map(|row| (row[2].to_owned(), row[4].to_owned())).collect()
+    };
+    let printed = mqadmin.run(&progress).unwrap();
+    let all = offsets(&printed);
+    assert!(all.contains(&("1".to_owned(), "2".to_owned())), "{printed}");
+    let clone = "mqadmin-clone";
+    mqadmin.run(&["updateSubGroup", "-c", CLUSTER, "-g", clone]).unwrap();
+    let printed = mqadmin.run(&["cloneGroupOffset", "-s", group, "-d", clone, "-t", topic]).unwrap();
+    assert!(printed.contains("clone group offset success"), "{printed}");
+    let printed = mqadmin.run(&["skipAccumulatedMessage", "-g", group, "-t", topic]).unwrap();
+    let skipped: f64 = rows(&printed, GROUP).iter().map(|row| number(row[2])).sum();
+    assert_eq!(skipped, 20.0, "{printed}");
+    let printed = mqadmin.run(&progress).unwrap();
+    assert_eq!(value(&printed, "Consume Diff Total"), Some("0"), "{printed}");
+}
+
+/// Would break: traces. A client that writes them finds their topic, and a tool finds them by the id of the message.
+#[test]
+fn a_message_trace_is_stored_and_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_cluster, mut mqadmin) = start(dir.path());
+    let (topic, group) = ("mqadmin-traced", "mqadmin-tracers");
+    create(&mut mqadmin, topic);
+    let printed = mqadmin.run(&["topicRoute", "-t", "RMQ_SYS_TRACE_TOPIC"]).unwrap();
+    assert!(printed.contains(GROUP), "{printed}");
+    let id = mqadmin.run(&["@trace", group, topic]).unwrap().trim().to_owned();
+    let by_id = ["queryMsgTraceById", "-i", id.as_str()];
+    let printed = mqadmin.run_until(&by_id, "stored", |printed| printed.contains(group)).unwrap();
+    let [row] = &rows(&printed, "Pub")[..] else { panic!("{printed}") };
+    assert_eq!((row[1], row[row.len() - 1]), (group, "success"), "{printed}");
 }

@@ -5,10 +5,14 @@ import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
 import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
 import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
+import org.apache.rocketmq.client.producer.SendResult;
 import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
 import org.apache.rocketmq.common.message.Message;
 
-/** A producer and a push consumer that stay while commands run. Each prints its client id. */
+/**
+ * A producer and a push consumer that stay while commands run. Each prints its client id. And a producer that is traced: it
+ * sends one message and prints its id.
+ */
 final class Clients {
     private DefaultMQProducer producer;
     private DefaultMQPushConsumer consumer;
@@ -18,6 +22,7 @@ final class Clients {
             case "@produce" -> produce(words[1], words[2], words[3], Integer.parseInt(words[4]));
             case "@consume" -> consume(words[1], words[2], words[3]);
             case "@stop" -> consumer.shutdown();
+            case "@trace" -> trace(words[1], words[2], words[3]);
             default -> throw new IllegalArgumentException("no such command: " + words[0]);
         }
     }
@@ -30,6 +35,16 @@ final class Clients {
             producer.send(new Message(topic, ("message " + n).getBytes(StandardCharsets.UTF_8)));
         }
         System.out.println(producer.buildMQClientId());
+    }
+
+    private static void trace(String namesrv, String group, String topic) throws Exception {
+        DefaultMQProducer traced = new DefaultMQProducer(group, true, null);
+        traced.setNamesrvAddr(namesrv);
+        traced.setInstanceName("traced");
+        traced.start();
+        SendResult sent = traced.send(new Message(topic, "traced".getBytes(StandardCharsets.UTF_8)));
+        traced.shutdown();
+        System.out.println(sent.getMsgId());
     }
 
     private void consume(String namesrv, String group, String topic) throws Exception {
