@@ -26,6 +26,8 @@ pub const SYSTEM_PREFIX: &str = "rmq_sys_";
 pub const AUTO_CREATE_TOPIC: &str = "TBW102";
 /// Where the reference keeps delayed messages.
 pub const SCHEDULE_TOPIC: &str = "SCHEDULE_TOPIC_XXXX";
+/// Where delayed messages wait for their time, those with a level too.
+pub const TIMER_TOPIC: &str = "rmq_sys_wheel_timer";
 /// Where half messages are kept.
 pub const HALF_TOPIC: &str = "RMQ_SYS_TRANS_HALF_TOPIC";
 /// Marks of ended transactions.

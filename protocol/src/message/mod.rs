@@ -3,6 +3,7 @@
 pub mod batch;
 pub mod id;
 pub mod properties;
+pub mod recall;
 pub mod record;
 pub mod sys_flag;
 pub mod tags;

@@ -1,8 +1,9 @@
-//! What must hold for any bytes that are taken for stored messages or a batch, and any text for properties, a subscription or a
-//! message id. One function, run by the fuzzer (`fuzz/`) and by the replay beside this folder.
+//! What must hold for any bytes that are taken for stored messages or a batch, and any text for properties, a subscription, a
+//! message id or a recall handle. One function, run by the fuzzer (`fuzz/`) and by the replay beside this folder.
 
 use bytes::BytesMut;
 use ledgermq_protocol::message::batch::{BatchElements, encode_element};
+use ledgermq_protocol::message::recall::RecallHandle;
 use ledgermq_protocol::message::record::{RecordRef, Records};
 use ledgermq_protocol::message::tags::TagFilter;
 use ledgermq_protocol::message::{id, properties};
@@ -51,6 +52,9 @@ fn check_text(text: &str) {
         assert_eq!(id::parse_offset_id(&id::offset_id(host, offset)), Ok((host, offset)));
     }
     let _ = id::uniq_key_time_ms(text, 1_700_000_000_000);
+    if let Ok(handle) = RecallHandle::decode(text) {
+        assert_eq!(RecallHandle::decode(&handle.encode()), Ok(handle));
+    }
     let mut changed = text.to_owned();
     if properties::set(&mut changed, "LAW", "kept").is_ok() {
         assert_eq!(properties::get(&changed, "LAW"), Some("kept"), "in {changed:?}");

@@ -210,6 +210,22 @@ headers! {
         /// When to give up.
         max_reconsume_times: Option<i32> = "maxReconsumeTimes",
     }
+
+    /// RECALL_MESSAGE: take a delayed message back.
+    RecallMessage {
+        /// The topic that the message is for.
+        topic: String = "topic",
+        /// As the answer to the send gave it, see [`crate::message::recall`].
+        recall_handle: String = "recallHandle",
+        /// Producer group.
+        producer_group: Option<String> = "producerGroup",
+    }
+
+    /// The answer to RECALL_MESSAGE.
+    RecallMessageResponse {
+        /// Unique key of the message.
+        msg_id: String = "msgId",
+    }
 }
 
 impl SendMessageResponse {
