@@ -35,6 +35,10 @@ const RETENTION_BYTES_MIN: u64 = 1 << 20;
 /// Largest [`BrokerConfig::retention_bytes`].
 const RETENTION_BYTES_MAX: u64 = 1 << 50;
 
+/// Range of [`BrokerConfig::delay_max_ms`].
+const DELAY_MAX_MIN_MS: u64 = 1_000;
+const DELAY_MAX_MAX_MS: u64 = 10 * 365 * 86_400_000;
+
 /// Longest [`BrokerConfig::drain_linger_ms`].
 const DRAIN_LINGER_MAX_MS: u64 = 600_000;
 /// Range of [`BrokerConfig::snapshot_linger_ms`].
@@ -86,6 +90,10 @@ pub struct BrokerConfig {
     /// `disk_keep_bytes` free, until it has twice as much; else sends are refused below `disk_keep_bytes`. Default true (RocketMQ's `cleanFileForciblyEnable`).
     #[serde(default = "yes")]
     pub retention_forced: bool,
+    /// Longest delay of a message in milliseconds (RocketMQ's `timerMaxDelaySec`); a longer one is refused. Messages that wait
+    /// outlive `retention_ms` and `retention_bytes`. Default 3,456,000,000 (40 days); 1,000 to 315,360,000,000 (10 years).
+    #[serde(default = "default_delay_max_ms")]
+    pub delay_max_ms: u64,
     /// Bytes of log by which a member may lag until old messages are no longer kept for it: it takes a snapshot when it comes
     /// back. Default 21,474,836,480 (20 GiB); 0 to 1 PiB.
     #[serde(default = "default_lag_hold_bytes")]
@@ -348,6 +356,12 @@ impl BrokerConfig {
             "allowed are 0 and 1048576 (1 MiB) to 1125899906842624 (1 PiB)",
         )?;
         check(
+            (DELAY_MAX_MIN_MS..=DELAY_MAX_MAX_MS).contains(&self.delay_max_ms),
+            "delay_max_ms",
+            self.delay_max_ms,
+            "allowed are 1000 to 315360000000 (10 years)",
+        )?;
+        check(
             self.lag_hold_bytes <= RETENTION_BYTES_MAX,
             "lag_hold_bytes",
             self.lag_hold_bytes,
@@ -548,6 +562,10 @@ fn default_snapshot_linger_ms() -> u64 {
     30_000
 }
 
+fn default_delay_max_ms() -> u64 {
+    40 * 86_400_000
+}
+
 fn default_lag_hold_ms() -> u64 {
     3_600_000
 }
@@ -611,7 +629,7 @@ mod tests {
     /// A wrong key or value must be refused with its name, so that a typing error never means a default.
     #[test]
     fn each_bad_key_is_named() {
-        let bad: [(&str, &str, &[&str]); 16] = [
+        let bad: [(&str, &str, &[&str]); 17] = [
             ("node_id = 1", "node_id = 1\nnode_name = \"x\"", &["node_name"]),
             ("node_id = 1", "node_id = 0", &["node_id"]),
             ("node_id = 1", "node_id = 1\nflush = \"never\"", &["never", "sync", "async"]),
@@ -629,6 +647,7 @@ mod tests {
             ("node_id = 1", "node_id = 1\nretention_ms = 999", &["retention_ms", "1000"]),
             ("node_id = 1", "node_id = 1\nretention_bytes = 7", &["retention_bytes", "1048576"]),
             ("node_id = 1", "node_id = 1\nlag_hold_ms = 7", &["lag_hold_ms", "1000"]),
+            ("node_id = 1", "node_id = 1\ndelay_max_ms = 7", &["delay_max_ms", "1000"]),
             ("node_id = 1", "node_id = 1\ndrain_linger_ms = 600001", &["drain_linger_ms", "600000"]),
             ("node_id = 1", "node_id = 1\nsnapshot_linger_ms = 9", &["snapshot_linger_ms", "1000", "3600000"]),
             ("raft_id = 2,", "raft_id = 1,", &["groups[0].members[1].raft_id"]),

@@ -10,6 +10,7 @@ pub mod apply;
 pub mod command;
 pub mod config;
 pub mod consumer;
+pub mod delay;
 pub mod filter;
 pub mod handler;
 pub mod http;

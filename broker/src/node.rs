@@ -3,6 +3,7 @@
 //! [`BrokerNode::start`] puts them together in an order in which what can be refused is refused first (ports, the data folder,
 //! identities), and [`BrokerNode::stop`] takes them apart so that everything acknowledged is durable and the peers know at once.
 
+pub(crate) mod delay;
 mod health;
 mod layer;
 pub(crate) mod leading;
@@ -33,6 +34,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
+use self::delay::{Timer, deliver};
 use self::health::Health;
 use self::layer::{Opened, set_up};
 use self::leading::{give_back, hand_over_to_any, step_aside};
@@ -46,6 +48,8 @@ use crate::consumer::producers::ProducerGroups;
 use crate::consumer::requesters::Requesters;
 use crate::consumer::resets::ToldOfResets;
 use crate::consumer::wake::run_woken;
+use crate::delay::bell::TimerBell;
+use crate::delay::moves::Waiting;
 use crate::handler::pull::ParkedPull;
 use crate::handler::runtime_info::FirstMessage;
 use crate::handler::send::Sending;
@@ -193,7 +197,7 @@ impl BrokerNode {
         timers.spawn(Arc::clone(&room).watch());
         for (((group, handle), identity), parts) in config.groups.iter().zip(handles).zip(identities).zip(parts) {
             let opened = parts.opened.lock().clone().expect("an open node has opened its layers");
-            let waiting = (parts.pulls, parts.woken.applied.clone());
+            let waiting = (parts.pulls, parts.woken.applied.clone(), parts.woken.timer_bell.clone());
             let room = Arc::clone(&room);
             replicas.push(Arc::new(make_replica(&config, group, handle, (identity, room), opened, waiting)));
             woken.push(parts.woken);
@@ -212,6 +216,7 @@ impl BrokerNode {
             clients.spawn(serve(listener, settings.clone(), Arc::new(dispatch), clients_stop.clone()));
             timers.spawn(run_woken(Arc::clone(replica), woken.pulls));
             timers.spawn(run_timers(Arc::clone(replica)));
+            timers.spawn(deliver(Arc::clone(replica)));
             for namesrv in &config.namesrv {
                 let (changed, stop) = (woken.topics_changed.clone(), reports_stop.clone());
                 reports.spawn(registration::report(Arc::clone(replica), namesrv.clone(), changed, stop));
@@ -293,15 +298,22 @@ fn make_replica(
     handle: GroupHandle<BrokerStamper<Ticket>>,
     (identity, room): (Arc<Identity>, Arc<Room>),
     opened: Opened,
-    (pulls, applied): (Arc<ParkedPulls<ParkedPull>>, watch::Receiver<u64>),
+    (pulls, applied, bell): (Arc<ParkedPulls<ParkedPull>>, watch::Receiver<u64>, Arc<TimerBell>),
 ) -> Replica {
     let unique_keys = UniqKeyMaker::new(identity.store_host.ip(), std::process::id(), rand::random());
     let stats = Stats::new(&opened.tables, Now { monotone_ms: 0, wall_ms: wall_clock_ms() });
+    let waiting = Waiting {
+        rows: opened.timers,
+        log: handle.reader().clone(),
+        tables: Arc::clone(&opened.tables),
+        store_host: identity.store_host,
+    };
     Replica {
         sending: Sending {
             identity,
             tables: opened.tables,
             auto_create_topics: config.auto_create_topics,
+            delay_max_ms: config.delay_max_ms,
             unique_keys: Mutex::new(unique_keys),
         },
         handle,
@@ -314,6 +326,8 @@ fn make_replica(
         pulls,
         queues: opened.queues,
         keys: opened.keys,
+        waiting,
+        timer: Timer::new(bell),
         offsets: Mutex::default(),
         in_creation: Mutex::new(HashSet::new()),
         unrung: AtomicBool::new(false),

@@ -20,10 +20,12 @@ use crate::consumer::long_poll::ParkedPulls;
 use crate::consumer::producers::ProducerGroups;
 use crate::consumer::requesters::Requesters;
 use crate::consumer::resets::ToldOfResets;
+use crate::delay::moves::Waiting;
 use crate::handler::pull::ParkedPull;
 use crate::handler::runtime_info::FirstMessage;
 use crate::handler::send::Sending;
 use crate::identity::Identity;
+use crate::node::delay::Timer;
 use crate::node::room::Room;
 use crate::server::ticket::{SendTicket, Ticket, complete_now};
 use crate::stamp::{Answer, BrokerStamper, Item, OffsetBuffer};
@@ -66,6 +68,10 @@ pub struct Replica {
     pub queues: crate::apply::ConsumeQueues,
     /// Searches of the key index.
     pub keys: crate::apply::KeyIndex,
+    /// Delayed messages that wait.
+    pub waiting: Waiting,
+    /// What the timer has done, and what wakes it.
+    pub(crate) timer: Timer,
     /// One-way commits that wait. The lock is held while what is taken out is proposed, so that commits of one key enter the
     /// log in the order in which they came.
     pub(crate) offsets: Mutex<OffsetBuffer>,
@@ -174,7 +180,7 @@ impl Replica {
     /// Proposes messages; the client is answered when they are committed, or at once when the log takes nothing. The log takes
     /// them up at [`Self::ring`], so that what came together is written together.
     pub fn propose_send(&self, item: Item, ticket: SendTicket) {
-        let size_hint = size_hint(&item);
+        let size_hint = item.size_hint();
         let proposal = Proposal { item, ticket: Ticket::Send(ticket), size_hint };
         if let Err(Proposal { ticket: Ticket::Send(ticket), .. }) = self.handle.enqueue(proposal) {
             complete_now(ticket, Outcome::Busy(QUEUE_FULL));
@@ -191,9 +197,12 @@ impl Replica {
 
     /// Proposes a command and returns what will tell the outcome.
     pub(crate) fn propose(&self, command: Command) -> oneshot::Receiver<Outcome<Answer>> {
+        self.propose_item(Item::Command(command))
+    }
+
+    fn propose_item(&self, item: Item) -> oneshot::Receiver<Outcome<Answer>> {
         let (answer, waiting) = oneshot::channel();
-        let item = Item::Command(command);
-        let size_hint = size_hint(&item);
+        let size_hint = item.size_hint();
         let proposal = Proposal { item, ticket: Ticket::Call(answer), size_hint };
         if let Err(Proposal { ticket: Ticket::Call(answer), .. }) = self.handle.propose(proposal) {
             // Whoever asked may have gone already.
@@ -206,6 +215,11 @@ impl Replica {
     pub async fn call(&self, command: Command) -> Outcome<Answer> {
         let waiting = self.propose(command);
         outcome(waiting).await
+    }
+
+    /// As [`Self::call`], for anything that can be appended.
+    pub(crate) async fn call_item(&self, item: Item) -> Outcome<Answer> {
+        outcome(self.propose_item(item)).await
     }
 
     /// Waits until this replica is confirmed as the leader and has applied everything committed before the call.
@@ -340,13 +354,6 @@ pub(crate) async fn outcome(waiting: oneshot::Receiver<Outcome<Answer>>) -> Outc
     match tokio::time::timeout(CALL_TIMEOUT, waiting).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(_)) | Err(_) => Outcome::Unknown,
-    }
-}
-
-fn size_hint(item: &Item) -> usize {
-    match item {
-        Item::Send(send) => send.size(),
-        Item::Command(command) => command.encoded_len(),
     }
 }
 

@@ -8,7 +8,8 @@ use std::path::Path;
 
 use ledgermq_broker::command::{
     Command, CommitOffsets, DeleteSubscriptionGroup, DeleteTopic, Genesis, GroupSettings, LockQueues, Member,
-    OffsetCommit, PutSubscriptionGroup, PutTopic, QueueOfTopic, TopicSettings, TruncatePrefix, UnlockQueues,
+    MoveTimers, OffsetCommit, PutSubscriptionGroup, PutTopic, QueueOfTopic, TimerRef, TopicSettings, TruncatePrefix,
+    UnlockQueues,
 };
 
 const SEEDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/seeds/command");
@@ -30,6 +31,7 @@ fn commands() -> Vec<(&'static str, Command)> {
     };
     let offset =
         OffsetCommit { group: "billing".into(), topic: "orders".into(), incarnation: 7, queue: 3, offset: 300 };
+    let timer = |due_ms| TimerRef { due_ms, first_pos: 300 };
     vec![
         (
             "genesis.bin",
@@ -73,6 +75,14 @@ fn commands() -> Vec<(&'static str, Command)> {
             }),
         ),
         ("truncate_prefix.bin", Command::TruncatePrefix(TruncatePrefix { index: 300, pos: 1 << 26 })),
+        (
+            "move_timers.bin",
+            Command::MoveTimers(MoveTimers {
+                delivered: vec![timer(1_700_000_000_000), timer(1_700_000_000_001)],
+                carried: vec![timer(1_700_000_000_002)],
+                dropped: vec![timer(1_700_000_000_003)],
+            }),
+        ),
     ]
 }
 

@@ -78,11 +78,17 @@ pub enum Bug {
     SnapshotStateAhead,
     /// A replica without a state takes any snapshot, also one that ends in front of what it has acknowledged.
     StateBehindLog,
+    /// A delayed message may be taken by two entries: what is in flight already is not looked at.
+    TimerClaimsIgnored,
+    /// The log is given up where delayed messages wait.
+    TimersNotCarried,
+    /// Delayed messages are delivered a second before their time.
+    TimersEarly,
 }
 
 impl Bug {
     /// All of them, in a fixed order.
-    pub const ALL: [Bug; 35] = [
+    pub const ALL: [Bug; 38] = [
         Bug::VoteNotSynced,
         Bug::AckBeforeQuorum,
         Bug::UnchainedCrc,
@@ -118,6 +124,9 @@ impl Bug {
         Bug::SnapshotNotReported,
         Bug::SnapshotStateAhead,
         Bug::StateBehindLog,
+        Bug::TimerClaimsIgnored,
+        Bug::TimersNotCarried,
+        Bug::TimersEarly,
     ];
 
     /// Name for the command line.
@@ -158,6 +167,9 @@ impl Bug {
             Bug::SnapshotNotReported => "snapshot-not-reported",
             Bug::SnapshotStateAhead => "snapshot-state-ahead",
             Bug::StateBehindLog => "state-behind-log",
+            Bug::TimerClaimsIgnored => "timer-claims-ignored",
+            Bug::TimersNotCarried => "timers-not-carried",
+            Bug::TimersEarly => "timers-early",
         }
     }
 

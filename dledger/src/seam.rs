@@ -44,7 +44,7 @@ pub enum Verdict<A> {
 /// everything proposed since, in log order. Never does I/O. Apply cannot reject a message, so whatever must be
 /// refused is refused here.
 ///
-/// Per proposal the order of calls is `kind`, `admit` (after `First`: `precede`, then `admit` again, at most once),
+/// Per proposal the order of calls is `kind`, `admit` (after `First`: `precede`, then `admit` again, at most twice),
 /// then, once the frame is closed and its place is known, `write` and `answer`. A proposal that was taken is always
 /// appended, or the leadership ends.
 pub trait Stamper: Send + 'static {

@@ -3,16 +3,22 @@
 //! Over content only, in a fixed order, never over files: queue units are read back through the files, so a file that was made
 //! again wrongly shows.
 
+use std::ops::ControlFlow;
+
 use crc_fast::{CrcAlgorithm, Digest};
+use ledgermq_dledger::ApplyError;
 use prost::Message;
 
 use super::consume_queue::{QueueError, UNIT_LEN, UNITS_PER_READ_MAX};
-use super::machine::BrokerMachine;
+use super::machine::{BrokerMachine, queue_failed, store_failed};
+use crate::command::TimerRef;
+use crate::store::KvError;
 use crate::store::rows::MembershipRow;
-use crate::tables::{Committed, Topic};
+use crate::tables::{Committed, TimerPlace, Topic};
 
 /// CRC-64/NVME over everything, each part with its length in front.
-pub(super) fn digest(machine: &BrokerMachine) -> Result<u64, QueueError> {
+pub(super) fn digest(machine: &BrokerMachine) -> Result<u64, ApplyError> {
+    let at = machine.applied.at.index;
     let tables = &machine.tables;
     let mut parts = Parts(Digest::new(CrcAlgorithm::Crc64Nvme));
     parts.number(tables.last_store_ms());
@@ -33,7 +39,7 @@ pub(super) fn digest(machine: &BrokerMachine) -> Result<u64, QueueError> {
         parts.bytes(&topic.settings().encode_to_vec());
         parts.number(u64::from(topic.queue_count()));
         for queue in 0..topic.queue_count() {
-            parts.queue(machine, &topic, queue)?;
+            parts.queue(machine, &topic, queue).map_err(|error| queue_failed(at, &error))?;
         }
     }
     let groups = tables.groups();
@@ -64,6 +70,7 @@ pub(super) fn digest(machine: &BrokerMachine) -> Result<u64, QueueError> {
         parts.bytes(lock.client_id.as_bytes());
         parts.number(lock.expires_ms);
     }
+    parts.timers(machine).map_err(|error| store_failed(at, &error))?;
     Ok(parts.0.finalize())
 }
 
@@ -77,6 +84,21 @@ impl Parts {
     fn bytes(&mut self, bytes: &[u8]) {
         self.number(bytes.len() as u64);
         self.0.update(bytes);
+    }
+
+    /// The delayed messages that wait: by their time and by their place, which must be the same ones.
+    fn timers(&mut self, machine: &BrokerMachine) -> Result<(), KvError> {
+        let timers = machine.timers();
+        self.number(machine.tables.waiting_timers());
+        timers.each_due(TimerRef::default(), &mut |timer, place| self.timer(timer, place))?;
+        timers.each_place(0, &mut |place, timer| self.timer(timer, place))
+    }
+
+    fn timer(&mut self, timer: TimerRef, place: TimerPlace) -> ControlFlow<()> {
+        [timer.due_ms, timer.first_pos, place.pos, u64::from(place.size)]
+            .into_iter()
+            .for_each(|part| self.number(part));
+        ControlFlow::Continue(())
     }
 
     fn queue(&mut self, machine: &BrokerMachine, topic: &Topic, queue: u32) -> Result<(), QueueError> {

@@ -8,13 +8,16 @@ use bytes::{BufMut, Bytes, BytesMut};
 use ledgermq_dledger::fs::Fs;
 use ledgermq_dledger::sim::disk::SimFs;
 use ledgermq_dledger::{FRAME_HEADER_LEN, Frame, FrameKind, FramePos, LogPos, Stamper, StateMachine, Verdict};
+use ledgermq_protocol::message::properties::{self, name};
 use ledgermq_protocol::message::record::{self, Message, RecordRef, Records};
+use ledgermq_protocol::names;
 
 use super::{BrokerMachine, MachineConfig};
-use crate::command::{Genesis, GroupSettings, Member, PutSubscriptionGroup, PutTopic, TopicSettings, perm};
-use crate::stamp::{Answer, AutoCreate, BrokerStamper, Item, SendItem};
+use crate::command::{Genesis, GroupSettings, Member, PutSubscriptionGroup, PutTopic, TimerRef, TopicSettings, perm};
+use crate::delay::{self, Delay};
+use crate::stamp::{Answer, AutoCreate, BrokerStamper, Item, Purpose, SendItem, TimerItem, TimerMove};
 use crate::store::{Kv, SimKv};
-use crate::tables::{Tables, TopicKey};
+use crate::tables::{Tables, TimerPlace, TopicKey};
 
 /// Largest payload of a frame in tests.
 pub(crate) const PAYLOAD_MAX: usize = 1 << 20;
@@ -74,6 +77,27 @@ pub(crate) fn send(topic: &str, queue_id: i32, bodies: &[&str], properties: &str
     Item::Send(SendItem::new(topic.into(), queue_id, records, auto_create))
 }
 
+/// A send of one message that waits first.
+pub(crate) fn delayed(topic: &str, queue: u32, body: &str, auto_create: AutoCreate, delay: Delay) -> Item {
+    let mut properties = format!("UNIQ_KEY\u{1}u-{body}\u{2}TAGS\u{1}t\u{2}");
+    delay::make_wait(&mut properties, topic, queue).unwrap();
+    let mut record = BytesMut::new();
+    let message = message(names::TIMER_TOPIC, delay::TIMER_QUEUE as i32, body.as_bytes(), &properties);
+    record::encode(&message, &mut record).unwrap();
+    Item::Send(SendItem::delayed(topic.into(), queue, record, auto_create, delay))
+}
+
+/// All that waits, by what is due first.
+pub(crate) fn waiting(machine: &BrokerMachine) -> Vec<(TimerRef, TimerPlace)> {
+    let mut all = Vec::new();
+    let visit = &mut |timer: TimerRef, place: TimerPlace| {
+        all.push((timer, place));
+        ControlFlow::Continue(())
+    };
+    machine.timers().each_due(TimerRef::default(), visit).unwrap();
+    all
+}
+
 /// The log of a leader.
 pub(crate) struct Log {
     pub(crate) frames: Vec<Frame>,
@@ -125,9 +149,9 @@ impl Log {
     /// a joined one as if its entry were committed.
     pub(crate) fn propose(&mut self, items: Vec<Item>) -> Vec<Answer> {
         let mut answers: Vec<Option<Answer>> = (0..items.len()).map(|_| None).collect();
-        let mut open: Vec<(usize, Item, usize)> = Vec::new();
+        let mut open: Vec<(usize, Item, usize, u16)> = Vec::new();
         for (n, mut item) in items.into_iter().enumerate() {
-            let mut asked_before = false;
+            let mut asked_before = 0;
             loop {
                 if self.stamper.kind(&item) != FrameKind::Messages {
                     self.close(&mut open, &mut answers);
@@ -135,8 +159,9 @@ impl Log {
                 match self.stamper.admit(&mut item, self.last_index() + 1, self.now_ms) {
                     Verdict::Take { len, records } => {
                         let alone = self.stamper.kind(&item) != FrameKind::Messages;
-                        assert_eq!(records == 0, alone);
-                        open.push((n, item, len));
+                        let command = self.stamper.kind(&item) == FrameKind::Command;
+                        assert!(if command { records == 0 } else { records > 0 || alone });
+                        open.push((n, item, len, records));
                         if alone {
                             self.close(&mut open, &mut answers);
                         }
@@ -147,8 +172,8 @@ impl Log {
                         break;
                     }
                     Verdict::First => {
-                        assert!(!asked_before, "a command in front is asked for once");
-                        asked_before = true;
+                        asked_before += 1;
+                        assert!(asked_before <= 2, "two commands in front are the most");
                         self.close(&mut open, &mut answers);
                         let command = self.stamper.precede(&mut item, self.last_index() + 1, self.now_ms);
                         self.append(FrameKind::Command, 0, command);
@@ -160,20 +185,24 @@ impl Log {
         answers.into_iter().map(Option::unwrap).collect()
     }
 
-    fn close(&mut self, open: &mut Vec<(usize, Item, usize)>, answers: &mut [Option<Answer>]) {
-        let Some((_, first, _)) = open.first() else { return };
+    fn close(&mut self, open: &mut Vec<(usize, Item, usize, u16)>, answers: &mut [Option<Answer>]) {
+        let Some((_, first, ..)) = open.first() else { return };
         let kind = self.stamper.kind(first);
         let index = self.last_index() + 1;
         let start = self.end() + FRAME_HEADER_LEN as u64;
         let mut payload = BytesMut::new();
-        for (n, mut item, len) in open.drain(..) {
+        let mut announced = 0;
+        for (n, mut item, len, records) in open.drain(..) {
+            announced += records;
             let before = payload.len();
             self.stamper.write(&mut item, start + before as u64, &mut payload);
             assert_eq!(payload.len() - before, len, "as many bytes as announced");
             answers[n] = Some(self.stamper.answer(item, index));
         }
-        let records = if kind == FrameKind::Messages { Records::new(&payload).count() } else { 0 };
-        self.append(kind, records as u16, payload.freeze());
+        if kind == FrameKind::Messages {
+            assert_eq!(Records::new(&payload).count(), usize::from(announced));
+        }
+        self.append(kind, announced, payload.freeze());
     }
 
     /// Applies frames behind those that `machine` knows, up to index `to`, in rounds of at most `round` frames.
@@ -192,6 +221,33 @@ impl Log {
 
     pub(crate) fn apply_all(&self, machine: &mut BrokerMachine) {
         self.apply(machine, self.last_index(), usize::MAX);
+    }
+
+    /// The bytes of a record, wherever it lies.
+    pub(crate) fn record_at(&self, pos: u64) -> RecordRef<'_> {
+        let frame = self.frames.iter().rfind(|frame| frame.payload_pos().0 <= pos).unwrap();
+        RecordRef::decode(&frame.payload[(pos - frame.payload_pos().0) as usize..]).unwrap()
+    }
+
+    /// What the leader would propose about these messages, with a look at what `machine` has applied.
+    pub(crate) fn moving(&self, machine: &BrokerMachine, purpose: Purpose, timers: &[(TimerRef, TimerPlace)]) -> Item {
+        let of = |(timer, place): &(TimerRef, TimerPlace)| {
+            let record = self.record_at(place.pos);
+            let property = |name| properties::get(record.properties(), name).unwrap();
+            match purpose {
+                Purpose::Recall => TimerMove::recall(*timer),
+                Purpose::Carry => TimerMove::new(*timer, names::TIMER_TOPIC.into(), 0, record.bytes().into()),
+                Purpose::Deliver => {
+                    let (topic, queue) = (property(name::REAL_TOPIC), property(name::REAL_QID).parse().unwrap());
+                    let message = message(topic, queue, record.body(), record.properties());
+                    let mut bytes = BytesMut::new();
+                    record::encode(&message, &mut bytes).unwrap();
+                    TimerMove::new(*timer, topic.into(), queue as u32, bytes)
+                }
+            }
+        };
+        let moves = timers.iter().map(of).collect();
+        Item::Timers(TimerItem::new(machine.tables().applied_index(), purpose, moves))
     }
 
     /// All messages of a frame range, decoded.

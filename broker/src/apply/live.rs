@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use ledgermq_dledger::plant::{self, Bug};
 
+use super::timers::LiveTimers;
 use crate::command::{
     Command, CommitOffsets, Genesis, GroupSettings, LockQueues, PutSubscriptionGroup, PutTopic, QueueOfTopic,
     UnlockQueues,
@@ -29,6 +30,7 @@ pub(super) struct Live {
     pub(super) genesis: Option<Arc<Genesis>>,
     /// Where the messages begin that are kept.
     pub(super) kept: Kept,
+    pub(super) timers: LiveTimers,
     pub(super) last_store_ms: u64,
     pub(super) topics_version: u64,
     pub(super) groups_version: u64,
@@ -84,7 +86,9 @@ impl Live {
             Command::TakeUpResets(taken) => self.set_offsets(taken, Self::take_up),
             Command::LockQueues(lock) => self.lock_queues(&lock),
             Command::UnlockQueues(unlock) => self.unlock_queues(&unlock),
-            Command::TruncatePrefix(_) => unreachable!("the machine takes it in: it needs the queues' files"),
+            Command::TruncatePrefix(_) | Command::MoveTimers(_) => {
+                unreachable!("the machine takes it in: it needs files or the store")
+            }
         }
     }
 

@@ -10,19 +10,22 @@ use ledgermq_dledger::{
 use ledgermq_protocol::message::properties::{self, name};
 use ledgermq_protocol::message::record::RecordRef;
 use ledgermq_protocol::message::tags::tags_code;
+use ledgermq_protocol::names;
 use prost::Message;
 
 use super::consume_queue::{ConsumeQueues, QueueError, Unit};
+use super::effects;
 use super::index_writer::{IndexWriter, KEYS_PER_MESSAGE_MAX, RUN_BYTES, RUN_KEYS};
 use super::key_index::KeyIndex;
 use super::live::{Live, UNTOUCHED};
 use super::recovery::replay_from;
 use super::round::{ApplyObserver, QueueAdvance, Round};
 use super::snapshot::Reopen;
+use super::timers::TimerRows;
 use crate::command::Command;
-use crate::store::rows::{self, AppliedRow, KeepRow, MembershipRow, TopicRow};
+use crate::store::rows::{self, AppliedRow, MembershipRow};
 use crate::store::{Family, Kv, KvError, WriteBatch};
-use crate::tables::{Applied, Effect, Kept, Tables, Topic, TopicKey};
+use crate::tables::{Applied, Effect, Kept, Tables, TopicKey};
 
 /// How a machine keeps what it derives. None of it changes what readers see.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +65,7 @@ impl MachineConfig {
 /// frames from there in once more: queue units and keys again (same bytes, same place), the store's part not.
 pub struct BrokerMachine {
     pub(super) kv: Arc<dyn Kv>,
+    pub(super) timers: TimerRows,
     pub(super) queues: ConsumeQueues,
     pub(super) index: IndexWriter,
     pub(super) tables: Arc<Tables>,
@@ -107,6 +111,11 @@ impl BrokerMachine {
         self.index.reader().clone()
     }
 
+    /// The delayed messages that wait.
+    pub fn timers(&self) -> TimerRows {
+        self.timers.clone()
+    }
+
     /// Tells `observer` of every round from now on.
     pub fn observe(&mut self, observer: Box<dyn ApplyObserver>) {
         self.observer = Some(observer);
@@ -130,7 +139,7 @@ impl BrokerMachine {
                 let stamped = record.physical_offset();
                 return Err(malformed(format!("record at {physical_offset} is stamped for {stamped}")));
             }
-            self.message(index, &record);
+            self.message(index, &record)?;
             at += record.len();
             count += 1;
         }
@@ -140,7 +149,7 @@ impl BrokerMachine {
         Ok(())
     }
 
-    fn message(&mut self, index: u64, record: &RecordRef<'_>) {
+    fn message(&mut self, index: u64, record: &RecordRef<'_>) -> Result<(), ApplyError> {
         let replay = self.is_replay(index);
         let physical_offset = record.physical_offset() as u64;
         let (queue, queue_offset) = (record.queue_id() as u32, record.queue_offset() as u64);
@@ -152,7 +161,7 @@ impl BrokerMachine {
             if indexed {
                 self.index.pass_over(properties.keys().count());
             }
-            return;
+            return Ok(());
         };
         if replay {
             if live.topic.incarnation() > index {
@@ -160,7 +169,7 @@ impl BrokerMachine {
                 if indexed {
                     self.index.pass_over(properties.keys().count());
                 }
-                return;
+                return Ok(());
             }
             let next = live.next[queue as usize];
             assert!(queue_offset < next, "entry {index} is applied, but {}/{queue} ends at {next}", record.topic());
@@ -188,13 +197,18 @@ impl BrokerMachine {
             assert_eq!(advance.next(), queue_offset, "entry {index}: units of a round are dense");
             advance.units.extend_from_slice(&unit.encode());
         }
+        if !replay && record.topic() == names::TIMER_TOPIC {
+            self.timer_stored(index, record, properties.timer_due)?;
+        }
+        Ok(())
     }
 
     /// The store's part of the round.
     fn fill_batch(&mut self) {
         for (n, effect) in self.live.effects.iter().enumerate() {
-            put_effect(&mut self.batch, effect, &self.live.effects[..n], &self.tables);
+            effects::put(&mut self.batch, effect, &self.live.effects[..n], &self.tables);
         }
+        self.live.timers.fill(&mut self.batch);
         let touched = self.touched.iter().map(|advance| (advance.topic.key(), advance.queue));
         let raised = self.raised.iter().skip(self.raised_before).map(|(key, queue)| (key, *queue));
         for (key, queue) in touched.chain(raised) {
@@ -212,7 +226,9 @@ impl BrokerMachine {
             self.applied.membership = Some(membership.clone());
         }
         let Live { last_store_ms, topics_version, groups_version, .. } = self.live;
-        let row = AppliedRow::new(applied, last_store_ms, topics_version, groups_version);
+        let waiting_timers = self.live.timers.waiting;
+        let row =
+            AppliedRow { last_store_ms, topics_version, groups_version, waiting_timers, ..AppliedRow::new(applied) };
         self.batch.put(Family::Meta, rows::meta::APPLIED, &row.encode_to_vec());
         self.applied.at = applied;
     }
@@ -235,13 +251,18 @@ impl BrokerMachine {
         }
         self.raised_before = self.raised.len();
         let Live { last_store_ms, topics_version, groups_version, .. } = self.live;
-        let at = Applied { frame: self.applied.at, topics_version, groups_version, last_store_ms };
+        let waiting_timers = self.live.timers.waiting;
+        let at = Applied { frame: self.applied.at, topics_version, groups_version, last_store_ms, waiting_timers };
         self.tables.publish(&self.live.effects, at);
     }
 
     fn report(&mut self) {
-        let mut round =
-            Round { applied: self.applied.at, queues: std::mem::take(&mut self.touched), ..Round::default() };
+        let mut round = Round {
+            applied: self.applied.at,
+            queues: std::mem::take(&mut self.touched),
+            timer_due_ms: self.live.timers.end_round(),
+            ..Round::default()
+        };
         for effect in self.live.effects.drain(..) {
             match effect {
                 Effect::TopicPut(topic) => round.topics.push(topic.key().clone()),
@@ -306,6 +327,7 @@ impl StateMachine for BrokerMachine {
                 })?;
                 self.command(frame, command)?;
                 self.messages(frame, records_at)?;
+                self.end_carrying(index)?;
             }
             FrameKind::Noop | FrameKind::ConfChange | FrameKind::ConfChangeV2 | FrameKind::Blank => {
                 panic!("entry {index} of kind {:?} is not for the state machine", frame.kind);
@@ -380,7 +402,7 @@ impl StateMachine for BrokerMachine {
     }
 
     fn digest(&self) -> Result<u64, ApplyError> {
-        super::digest::digest(self).map_err(|error| queue_failed(self.applied.at.index, &error))
+        super::digest::digest(self)
     }
 
     fn checkpoint(&mut self, dir: &Path) -> Result<Option<Vec<CheckpointFile>>, ApplyError> {
@@ -411,6 +433,7 @@ impl BrokerMachine {
                 }
                 self.truncate(index, Kept { index: truncate.index, pos: truncate.pos })
             }
+            Command::MoveTimers(timers) => self.move_timers(index, &timers),
             command => {
                 self.live.command(index, command);
                 Ok(())
@@ -425,6 +448,8 @@ struct Properties<'a> {
     tags: Option<&'a str>,
     unique_key: Option<&'a str>,
     words: &'a str,
+    /// When a delayed message is due.
+    timer_due: Option<&'a str>,
 }
 
 impl<'a> Properties<'a> {
@@ -435,6 +460,7 @@ impl<'a> Properties<'a> {
                 name::TAGS => found.tags = Some(value),
                 name::UNIQ_KEY => found.unique_key = Some(value),
                 name::KEYS => found.words = value,
+                name::TIMER_OUT_MS => found.timer_due = Some(value),
                 _ => {}
             }
         }
@@ -445,70 +471,6 @@ impl<'a> Properties<'a> {
     fn keys(&self) -> impl Iterator<Item = &'a str> {
         self.unique_key.into_iter().chain(properties::keys(self.words)).take(KEYS_PER_MESSAGE_MAX)
     }
-}
-
-fn put_effect(batch: &mut WriteBatch, effect: &Effect, before: &[Effect], tables: &Tables) {
-    match effect {
-        Effect::Genesis(genesis) => batch.put(Family::Meta, rows::meta::GENESIS, &genesis.encode_to_vec()),
-        Effect::TopicPut(topic) => {
-            let row = TopicRow {
-                incarnation: topic.incarnation(),
-                settings: topic.settings().clone(),
-                queue_count: topic.queue_count(),
-            };
-            batch.put(Family::Topics, topic.name().as_bytes(), &row.encode_to_vec());
-        }
-        Effect::TopicDropped(topic) => drop_topic(batch, topic, before, tables),
-        Effect::GroupPut { group, settings } => {
-            batch.put(Family::Groups, group.as_bytes(), &settings.encode_to_vec());
-        }
-        Effect::GroupDropped { group, clean_offsets } => {
-            batch.delete(Family::Groups, group.as_bytes());
-            if *clean_offsets {
-                let kept = tables.group_offsets(group);
-                let kept = kept.iter().map(|kept| rows::offset_key(group, &kept.topic, kept.queue));
-                let set = offsets_set(before).filter(|(of, _, _)| *of == group);
-                let set = set.map(|(_, topic, queue)| rows::offset_key(group, topic, queue));
-                kept.chain(set).for_each(|key| batch.delete(Family::Offsets, &key));
-            }
-        }
-        Effect::OffsetSet { group, topic, queue, committed } => {
-            let value = committed.bits().to_be_bytes();
-            batch.put(Family::Offsets, &rows::offset_key(group, topic, *queue), &value);
-        }
-        Effect::LockSet { key, lock } => batch.put(Family::Locks, &rows::lock_key(key), &rows::lock_value(lock)),
-        Effect::LockDropped(key) => batch.delete(Family::Locks, &rows::lock_key(key)),
-        Effect::Truncated(Kept { index, pos }) => {
-            let row = KeepRow { index: *index, pos: *pos };
-            batch.put(Family::Meta, rows::meta::KEEP, &row.encode_to_vec());
-        }
-    }
-}
-
-fn drop_topic(batch: &mut WriteBatch, topic: &Topic, before: &[Effect], tables: &Tables) {
-    batch.delete(Family::Topics, topic.name().as_bytes());
-    let key = topic.key();
-    for queue in 0..topic.queue_count() {
-        batch.delete(Family::Queues, &rows::queue_key(key, queue));
-    }
-    if plant::on(Bug::IncarnationIgnored) {
-        return;
-    }
-    tables.with_offsets(|offsets| {
-        for (group, queue) in offsets.of_topic(key) {
-            batch.delete(Family::Offsets, &rows::offset_key(group, key, queue));
-        }
-    });
-    for (group, _, queue) in offsets_set(before).filter(|(_, of, _)| *of == key) {
-        batch.delete(Family::Offsets, &rows::offset_key(group, key, queue));
-    }
-}
-
-fn offsets_set(effects: &[Effect]) -> impl Iterator<Item = (&Arc<str>, &TopicKey, u32)> {
-    effects.iter().filter_map(|effect| match effect {
-        Effect::OffsetSet { group, topic, queue, .. } => Some((group, topic, *queue)),
-        _ => None,
-    })
 }
 
 pub(super) fn queue_failed(index: u64, error: &QueueError) -> ApplyError {

@@ -9,6 +9,7 @@
 
 mod consume_queue;
 mod digest;
+mod effects;
 mod index_writer;
 mod key_index;
 mod live;
@@ -18,6 +19,7 @@ mod recovery;
 mod retention;
 mod round;
 mod snapshot;
+mod timers;
 
 #[cfg(test)]
 pub(crate) mod harness;
@@ -30,3 +32,4 @@ pub use machine::{BrokerMachine, MachineConfig};
 pub use recovery::OpenError;
 pub use round::{ApplyObserver, QueueAdvance, Round};
 pub use snapshot::Reopen;
+pub use timers::TimerRows;

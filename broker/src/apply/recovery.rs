@@ -14,6 +14,7 @@ use super::index_writer::IndexWriter;
 use super::key_index::{KeyIndex, Run};
 use super::live::{Live, LiveTopic};
 use super::machine::{BrokerMachine, MachineConfig};
+use super::timers::{LiveTimers, TimerRows};
 use crate::command::{Genesis, GroupSettings};
 use crate::store::rows::{self, AppliedRow, IndexSyncedRow, KeepRow, MembershipRow, RunRow, TopicRow, meta};
 use crate::store::{Family, Kv, KvError, WriteBatch, scan_prefix};
@@ -78,6 +79,7 @@ impl BrokerMachine {
     ) -> Self {
         let position = replay_from(queues_synced, &index);
         let mut machine = BrokerMachine {
+            timers: TimerRows::new(Arc::clone(&kv)),
             kv,
             queues,
             index,
@@ -114,6 +116,7 @@ fn load(kv: &dyn Kv, tables: &Tables, applied: &AppliedRow) -> Result<Live, Open
     let mut live = Live {
         genesis: genesis.map(Arc::new),
         kept: Kept { index: keep.index, pos: keep.pos },
+        timers: LiveTimers::new(applied.waiting_timers),
         last_store_ms: applied.last_store_ms,
         topics_version: applied.topics_version,
         groups_version: applied.groups_version,
@@ -153,6 +156,7 @@ fn load(kv: &dyn Kv, tables: &Tables, applied: &AppliedRow) -> Result<Live, Open
         topics_version: applied.topics_version,
         groups_version: applied.groups_version,
         last_store_ms: applied.last_store_ms,
+        waiting_timers: applied.waiting_timers,
     };
     tables.publish(&effects, at);
     Ok(live)

@@ -22,6 +22,11 @@ impl BrokerMachine {
         if kept.pos <= self.live.kept.pos {
             return Ok(());
         }
+        if let Some(timer) = self.first_timer_before(index, kept.pos)? {
+            // Every replica finds the same. The leader that asked for it has not looked.
+            tracing::error!(index, pos = kept.pos, ?timer, "the log keeps its begin: a delayed message waits there");
+            return Ok(());
+        }
         self.live.kept = kept;
         self.live.effects.push(Effect::Truncated(kept));
         let keys: Vec<TopicKey> = self.live.topics.values().map(|live| live.topic.key().clone()).collect();

@@ -27,6 +27,8 @@ pub struct Round {
     pub dropped: Vec<TopicKey>,
     /// Subscription groups that were made, changed or deleted, in log order.
     pub groups: Vec<Arc<str>>,
+    /// When the first of the delayed messages is due that were stored, ms since 1970; `None` when none was.
+    pub timer_due_ms: Option<u64>,
 }
 
 /// New messages of one queue.

@@ -67,6 +67,7 @@ impl BrokerMachine {
         self.queues.move_to(config.queues_dir);
         self.index.take_over(index);
         self.tables.take_over(&tables);
+        self.timers.move_to(Arc::clone(&kv));
         self.kv = kv;
         self.live = live;
         self.applied = applied;

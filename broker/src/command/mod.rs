@@ -12,6 +12,7 @@
 
 mod locks;
 mod settings;
+mod timers;
 mod truncate;
 
 #[cfg(test)]
@@ -28,6 +29,7 @@ pub use settings::{
     ATTRIBUTE_NAME_LEN_MAX, ATTRIBUTE_VALUE_LEN_MAX, ATTRIBUTES_MAX, GroupSettings, QUEUES_PER_TOPIC_MAX,
     RETRY_POLICY_LEN_MAX, SettingsError, TopicSettings, perm,
 };
+pub use timers::{MoveTimers, TIMERS_PER_COMMAND_MAX, TimerRef};
 pub use truncate::TruncatePrefix;
 
 /// Most offsets in one [`CommitOffsets`]: bounds the work of one entry. The buffer of one-way commits splits above it.
@@ -66,6 +68,8 @@ pub enum Command {
     UnlockQueues(UnlockQueues),
     /// Gives up old messages.
     TruncatePrefix(TruncatePrefix),
+    /// Delivers, carries or drops delayed messages.
+    MoveTimers(MoveTimers),
     /// Puts groups elsewhere. Until a consumer has taken that up, [`Command::CommitOffsets`] changes none of these offsets.
     ResetOffsets(CommitOffsets),
     /// A consumer goes on where a reset has put its group. Changes nothing when the reset was to another offset.
@@ -234,6 +238,7 @@ impl Command {
             Command::LockQueues(_) => 7,
             Command::UnlockQueues(_) => 8,
             Command::TruncatePrefix(_) => 9,
+            Command::MoveTimers(_) => 10,
             // Between them and 9 others may come.
             Command::ResetOffsets(_) => 16,
             Command::TakeUpResets(_) => 17,
@@ -254,6 +259,7 @@ impl Command {
             Command::LockQueues(body) => self.encode_body(body),
             Command::UnlockQueues(body) => self.encode_body(body),
             Command::TruncatePrefix(body) => self.encode_body(body),
+            Command::MoveTimers(body) => self.encode_body(body),
         }
     }
 
@@ -272,6 +278,7 @@ impl Command {
                 Command::LockQueues(body) => body.encoded_len(),
                 Command::UnlockQueues(body) => body.encoded_len(),
                 Command::TruncatePrefix(body) => body.encoded_len(),
+                Command::MoveTimers(body) => body.encoded_len(),
             }
     }
 
@@ -312,6 +319,7 @@ impl Command {
             7 => LockQueues::decode(body).map(Command::LockQueues),
             8 => UnlockQueues::decode(body).map(Command::UnlockQueues),
             9 => TruncatePrefix::decode(body).map(Command::TruncatePrefix),
+            10 => MoveTimers::decode(body).map(Command::MoveTimers),
             16 => CommitOffsets::decode(body).map(Command::ResetOffsets),
             17 => CommitOffsets::decode(body).map(Command::TakeUpResets),
             _ => return Err(unknown),
@@ -338,6 +346,7 @@ impl Command {
             Command::LockQueues(lock) => lock.check(),
             Command::UnlockQueues(unlock) => unlock.check(),
             Command::TruncatePrefix(truncate) => truncate.check(),
+            Command::MoveTimers(timers) => timers.check(),
         }
     }
 }

@@ -45,6 +45,11 @@ fn golden_bytes() {
     let truncate = Command::TruncatePrefix(TruncatePrefix { index: 300, pos: 1 << 26 });
     assert_eq!(truncate.encode(), &b"\x09\0\x01\0\x08\xac\x02\x10\x80\x80\x80\x20"[..]);
 
+    let timer = |due_ms| TimerRef { due_ms, first_pos: 300 };
+    let timers = MoveTimers { delivered: vec![timer(1)], carried: vec![timer(2)], dropped: vec![timer(3)] };
+    let expected = b"\x0a\0\x01\0\x0a\x05\x08\x01\x10\xac\x02\x12\x05\x08\x02\x10\xac\x02\x1a\x05\x08\x03\x10\xac\x02";
+    assert_eq!(Command::MoveTimers(timers).encode(), &expected[..]);
+
     let offset = OffsetCommit { group: "g".into(), topic: "T".into(), incarnation: 7, queue: 3, offset: 300 };
     let offsets = CommitOffsets { offsets: vec![offset] };
     let reset = Command::ResetOffsets(offsets.clone());
@@ -60,7 +65,7 @@ fn unknown_kinds_and_versions_stop() {
         Err(ApplyError::UnknownCommand { index: 9, kind }) => kind,
         other => panic!("{other:?}"),
     };
-    assert_eq!(kind_of(b"\x0a\0\x01\0"), 0x1_000a);
+    assert_eq!(kind_of(b"\x0b\0\x01\0"), 0x1_000b);
     assert_eq!(kind_of(b"\0\0\x01\0"), 0x1_0000);
     assert_eq!(kind_of(b"\x03\0\x02\0\x0a\x01T"), 0x2_0003);
     for bad in [&b""[..], b"\x03\0\x01", b"\x03\0\x01\0\x0a\x09T", b"\x03\0\x01\0", b"\x03\0\x01\0\x0a\x03a/b"] {
@@ -150,6 +155,14 @@ fn limits() {
     assert!(lock(LOCKS_PER_COMMAND_MAX + 1, 1, 1).check().is_err());
     assert!(lock(1, LOCK_CLIENT_LEN_MAX + 1, 1).check().is_err() && lock(1, 0, 1).check().is_err());
     assert!(lock(1, 1, 0).check().is_err() && lock(1, 1, LEASE_MS_MAX + 1).check().is_err());
+
+    let timer = |n| TimerRef { due_ms: u64::MAX, first_pos: u64::MAX - n };
+    let drop = |dropped| Command::MoveTimers(MoveTimers { dropped, ..MoveTimers::default() });
+    let most = drop((0..TIMERS_PER_COMMAND_MAX as u64).map(timer).collect());
+    most.check().unwrap();
+    assert!(most.encode().len() <= COMMAND_LEN_MAX);
+    assert!(drop((0..=TIMERS_PER_COMMAND_MAX as u64).map(timer).collect()).check().is_err());
+    assert!(drop(vec![timer(0), timer(1), timer(0)]).check().is_err(), "one message cannot be ended twice");
 
     let full = Command::CommitOffsets(CommitOffsets { offsets: vec![longest; OFFSETS_PER_COMMAND_MAX] });
     full.check().unwrap();

@@ -1,4 +1,4 @@
-//! From apply to the pulls that wait: takes them out on the apply thread, runs them again on the runtime.
+//! From apply to those who wait: pulls are taken out on the apply thread and run again on the runtime; the timer's bell is rung.
 
 use std::sync::Arc;
 
@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::long_poll::{ParkedPulls, QueueKey};
 use crate::apply::{ApplyObserver, Round};
+use crate::delay::bell::TimerBell;
 use crate::handler::pull::{ParkedPull, run_again};
 use crate::replica::Replica;
 
@@ -20,6 +21,7 @@ pub struct Waker {
     applied: watch::Sender<u64>,
     /// Raft index of the last round that changed topics.
     topics_changed: watch::Sender<u64>,
+    timer_bell: Arc<TimerBell>,
 }
 
 /// Pulls that were woken, and marks to wait for.
@@ -30,6 +32,8 @@ pub struct Woken {
     pub applied: watch::Receiver<u64>,
     /// Raft index of the last round that changed topics.
     pub topics_changed: watch::Receiver<u64>,
+    /// Rung for delayed messages that have come.
+    pub(crate) timer_bell: Arc<TimerBell>,
 }
 
 impl Waker {
@@ -38,8 +42,10 @@ impl Waker {
         let (woken, receiver) = unbounded_channel();
         let (topics_changed, changed) = watch::channel(0);
         let (applied, last_applied) = watch::channel(0);
-        let woken_side = Woken { pulls: receiver, applied: last_applied, topics_changed: changed };
-        (Self { pulls, woken, applied, topics_changed }, woken_side)
+        let timer_bell: Arc<TimerBell> = Arc::default();
+        let bell = Arc::clone(&timer_bell);
+        let woken_side = Woken { pulls: receiver, applied: last_applied, topics_changed: changed, timer_bell: bell };
+        (Self { pulls, woken, applied, topics_changed, timer_bell }, woken_side)
     }
 }
 
@@ -56,6 +62,9 @@ impl ApplyObserver for Waker {
             for pull in self.pulls.wake_topic(topic.incarnation) {
                 let _ = self.woken.send(pull);
             }
+        }
+        if let Some(due_ms) = round.timer_due_ms {
+            self.timer_bell.ring(due_ms);
         }
         self.applied.send_replace(round.applied.index);
         if !round.topics.is_empty() {

@@ -49,7 +49,9 @@ fn prepare(sending: &Sending, request: &RemotingCommand, born_host: SocketAddr) 
         }
         let message_of_batch =
             |refusal: Refusal| Refusal::new(refusal.code, format!("message {count} of the batch: {}", refusal.remark));
-        check_properties(element.properties, false).map_err(message_of_batch)?;
+        if check_properties(element.properties).map_err(message_of_batch)? {
+            return Err(message_of_batch(illegal("a batch cannot be delayed: send its messages one by one")));
+        }
         let message = Message {
             topic: &target.topic,
             queue_id: target.queue_id,

@@ -54,7 +54,7 @@ pub(super) async fn find(replica: &Arc<Replica>, physical_offset: i64) -> Result
 
 /// The record at an offset, if one starts there and is applied. The offset is a client's: anything may lie there, also bytes
 /// inside a body that look like a record. So the frame around it is read, and its records gone through from the first one on.
-fn record(replica: &Replica, physical_offset: i64) -> Result<Option<Bytes>, ViewError> {
+pub(super) fn record(replica: &Replica, physical_offset: i64) -> Result<Option<Bytes>, ViewError> {
     let Ok(position) = u64::try_from(physical_offset) else { return Ok(None) };
     let position = LogPos(position);
     if position >= replica.tables().applied().end() || position.0 < replica.tables().kept().pos {

@@ -53,7 +53,7 @@ impl Readiness for Health {
 
 /// Figures of each group in the text format of Prometheus.
 fn metrics(replicas: &[Arc<Replica>]) -> String {
-    let gauges: [Figure; 14] = [
+    let gauges: [Figure; 16] = [
         ("ledgermq_leads", "1 when this replica leads and serves, else 0", |replica| u64::from(replica.serves())),
         (
             "ledgermq_abstains",
@@ -87,11 +87,17 @@ fn metrics(replicas: &[Arc<Replica>]) -> String {
         ("ledgermq_buffered_offsets", "one-way offset commits that are not proposed yet", |replica| {
             replica.offsets.lock().len() as u64
         }),
+        ("ledgermq_delayed_messages", "messages that wait for their time", |replica| replica.tables().waiting_timers()),
+        (
+            "ledgermq_delayed_latest_milliseconds",
+            "the most by which a delayed message came late while this replica led",
+            |replica| replica.timer.latest_ms(),
+        ),
         ("ledgermq_live_consumer_groups", "consumer groups with a member", |replica| {
             replica.consumers.group_count() as u64
         }),
     ];
-    let counters: [Figure; 9] = [
+    let counters: [Figure; 11] = [
         (
             "ledgermq_log_mended_runs_total",
             "damaged parts of the log that were mended from another member",
@@ -113,6 +119,12 @@ fn metrics(replicas: &[Arc<Replica>]) -> String {
         }),
         ("ledgermq_snapshot_pulled_bytes_total", "bytes of snapshots pulled from other replicas", |replica| {
             replica.handle.snapshots().bytes
+        }),
+        ("ledgermq_delayed_delivered_total", "delayed messages delivered while this replica led", |replica| {
+            replica.timer.delivered()
+        }),
+        ("ledgermq_delayed_late_milliseconds_total", "sum of the times by which they came late", |replica| {
+            replica.timer.late_ms()
         }),
         ("ledgermq_log_meta_syncs_total", "fdatasync calls on the meta file of the log", |replica| {
             replica.handle.log_costs().meta_syncs

@@ -14,7 +14,7 @@ use ledgermq_protocol::names;
 use parking_lot::Mutex;
 
 use super::StartError;
-use crate::apply::{BrokerMachine, ConsumeQueues, KeyIndex, MachineConfig, OpenError};
+use crate::apply::{BrokerMachine, ConsumeQueues, KeyIndex, MachineConfig, OpenError, TimerRows};
 use crate::command::{Genesis, GroupSettings, Member, PutSubscriptionGroup, PutTopic, TopicSettings, perm};
 use crate::config::{BrokerConfig, FlushMode, GroupConfig, MemberConfig};
 use crate::consumer::long_poll::ParkedPulls;
@@ -38,6 +38,7 @@ pub(super) struct Opened {
     pub(super) tables: Arc<Tables>,
     pub(super) queues: ConsumeQueues,
     pub(super) keys: KeyIndex,
+    pub(super) timers: TimerRows,
 }
 
 /// What is made for a group before its log is opened.
@@ -159,7 +160,12 @@ impl Layer {
         let genesis = genesis(&self.config, &self.group, meta);
         let payload_max = meta.constants.layout().max_payload_len();
         let stamper = BrokerStamper::new(machine.tables(), genesis, payload_max).with_log(log.clone());
-        let opened = Opened { tables: machine.tables(), queues: machine.queues(), keys: machine.key_index() };
+        let opened = Opened {
+            tables: machine.tables(),
+            queues: machine.queues(),
+            keys: machine.key_index(),
+            timers: machine.timers(),
+        };
         *self.opened.lock() = Some(opened);
         Ok((stamper, machine))
     }

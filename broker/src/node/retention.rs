@@ -2,7 +2,7 @@
 //!
 //! Only the leader looks, four times a second, and proposes a new beginning of the log on a segment's border; apply decides it for
 //! every replica, and each then removes its own files. What is proposed is checked once more at its turn ([`crate::stamp`]):
-//! never beyond what every member has on its disk.
+//! never beyond what every member has on its disk. Delayed messages that wait in front of the new begin are carried forward first.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,8 +16,9 @@ use ledgermq_protocol::message::record::RecordRef;
 use super::room::Room;
 use crate::command::{Command, TruncatePrefix};
 use crate::config::Retention;
+use crate::delay::moves::Before;
 use crate::replica::{Replica, wall_clock_ms};
-use crate::stamp::Answer;
+use crate::stamp::{Answer, Item};
 
 /// How often a leader looks.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
@@ -32,13 +33,23 @@ const CLOCK_STEP_MAX_MS: i64 = 2_000;
 /// For how long nothing is given up by age after the wall clock has jumped: a leader with a wrong clock has handed over by then.
 const CLOCK_REST: Duration = Duration::from_secs(60);
 
+/// Entries with carried messages per look, each of some 1,000 messages or a MiB: other work goes on between two looks.
+const CARRIED_PER_LOOK: usize = 16;
+
+/// Pause once it was found that what is old is mostly what waits.
+const CARRY_REST: Duration = Duration::from_secs(10);
+
 /// Looks at one group, of so many on this node, until the task is aborted.
 pub(super) async fn retain(replica: Arc<Replica>, retention: Retention, groups: usize) {
     let mut looks = tokio::time::interval(LOOK_INTERVAL);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let (mut ages, mut clock) = (Ages::default(), SteadyClock::new(Instant::now(), wall_clock_ms()));
+    let mut rests_until = Instant::now();
     loop {
         looks.tick().await;
+        if Instant::now() < rests_until {
+            continue;
+        }
         let now_ms = clock.read(Instant::now(), wall_clock_ms());
         let log = replica.handle.reader().clone();
         // One step at a time: the files of the last one must be gone before the disk tells whether more is needed.
@@ -53,6 +64,15 @@ pub(super) async fn retain(replica: Arc<Replica>, retention: Retention, groups: 
         let Ok((found, kept_ages)) = searching.await else { return };
         ages = kept_ages;
         let Some((first, why)) = found else { continue };
+        match carry(&replica, first, why).await {
+            Carried::All => {}
+            Carried::Part => continue,
+            Carried::NotWorthIt => {
+                rests_until = Instant::now() + CARRY_REST;
+                continue;
+            }
+        }
+        let why = why.text();
         let truncate = TruncatePrefix { index: first.index, pos: first.pos.0 };
         match replica.call(Command::TruncatePrefix(truncate)).await {
             Outcome::Answered(Answer::Done { .. }) => {
@@ -65,9 +85,73 @@ pub(super) async fn retain(replica: Arc<Replica>, retention: Retention, groups: 
     }
 }
 
+/// How far delayed messages are out of the way.
+enum Carried {
+    All,
+    Part,
+    NotWorthIt,
+}
+
+/// Has the delayed messages carried that wait in front of `first`, a bounded part of them per look.
+async fn carry(replica: &Arc<Replica>, first: FirstFrame, why: Why) -> Carried {
+    if why != Why::Age && !is_worth_it(replica, first).await {
+        let (broker_name, index) = (&replica.identity().broker_name, first.index);
+        tracing::warn!(%broker_name, index, "old messages stay: it is mostly delayed ones that wait there, and would be written anew");
+        return Carried::NotWorthIt;
+    }
+    for _ in 0..CARRIED_PER_LOOK {
+        let waiting = replica.waiting.clone();
+        let found = tokio::task::spawn_blocking(move || waiting.before(first.index, first.pos.0)).await;
+        match found {
+            Ok(Ok(Before::Nothing)) => return Carried::All,
+            Ok(Ok(Before::Messages(item))) => {
+                let count = item.moves().len();
+                let Outcome::Answered(Answer::Done { index }) = replica.call_item(Item::Timers(item)).await else {
+                    return Carried::Part;
+                };
+                replica.applied(index).await;
+                tracing::debug!(count, index, "delayed messages are carried forward");
+            }
+            Ok(Ok(Before::Unknown)) | Err(_) => return Carried::Part,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "delayed messages cannot be read");
+                return Carried::Part;
+            }
+        }
+    }
+    Carried::Part
+}
+
+/// Whether giving up what lies before `first` frees more than writing its delayed messages anew takes: else a bound on bytes would
+/// have the same messages written again and again.
+async fn is_worth_it(replica: &Arc<Replica>, first: FirstFrame) -> bool {
+    let begin = replica.handle.reader().first().1;
+    let waiting = replica.waiting.clone();
+    let bytes = tokio::task::spawn_blocking(move || waiting.bytes_before(first.pos.0)).await;
+    matches!(bytes, Ok(Ok(bytes)) if bytes <= (first.pos.0 - begin.0) / 2)
+}
+
 /// Bytes that must go so that sends need not be refused.
 fn missing_bytes(room: &Room, retention: Retention) -> u64 {
     if retention.forced { room.missing_bytes() } else { 0 }
+}
+
+/// Why old messages are given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    Bytes,
+    Age,
+    Disk,
+}
+
+impl Why {
+    fn text(self) -> &'static str {
+        match self {
+            Why::Bytes => "the log is longer than retention_bytes",
+            Why::Age => "they are older than retention_ms",
+            Why::Disk => "the disk is nearly full",
+        }
+    }
 }
 
 /// What a look has to decide by.
@@ -80,13 +164,13 @@ struct Plan {
 
 impl Plan {
     /// Where the log should begin, and why; `None` when everything stays. The segment that is written to always stays.
-    fn choose(&self, log: &LogView, ages: &mut Ages) -> Option<(FirstFrame, &'static str)> {
+    fn choose(&self, log: &LogView, ages: &mut Ages) -> Option<(FirstFrame, Why)> {
         let starts = log.segment_starts();
         let end = log.published().0;
         let spared = log.spared();
         ages.forget_before(starts.first()?.pos);
         let begin = starts[0].pos.0;
-        let (mut chosen, mut why) = (None, "");
+        let mut chosen = None;
         for pair in starts.windows(2) {
             let (old, next) = (pair[0], pair[1]);
             if next.index > spared {
@@ -94,17 +178,17 @@ impl Plan {
             }
             let bytes = self.retention.bytes;
             let reason = if bytes > 0 && end - old.pos.0 > bytes {
-                "the log is longer than retention_bytes"
+                Why::Bytes
             } else if self.is_old(log, ages, &old, &next) {
-                "they are older than retention_ms"
+                Why::Age
             } else if old.pos.0 - begin < self.missing {
-                "the disk is nearly full"
+                Why::Disk
             } else {
                 break;
             };
-            (chosen, why) = (Some(next), reason);
+            chosen = Some((next, reason));
         }
-        chosen.map(|first| (first, why))
+        chosen
     }
 
     fn is_old(&self, log: &LogView, ages: &mut Ages, old: &FirstFrame, next: &FirstFrame) -> bool {

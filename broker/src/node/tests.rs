@@ -1,6 +1,7 @@
 //! Whole nodes in this process, over real sockets and a real disk: what clients see of the handlers.
 
 mod calls;
+mod delays;
 mod deletion;
 mod filters;
 mod fixture;

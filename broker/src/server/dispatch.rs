@@ -14,8 +14,8 @@ use super::forward::{Forwarder, is_for_leader, stores_messages};
 use super::outbox::{Connection, Responder};
 use crate::handler::{
     batch, broker_stats, client_calls, client_config, clone_offset, connections, consume_stats, consumer_list,
-    heartbeat, lock, members, offset, pull, query_message, queue_ends, raft_status, reply, reset_offset, runtime_info,
-    send, subscription_group, topic, topic_stats, view_message,
+    heartbeat, lock, members, offset, pull, query_message, queue_ends, raft_status, recall, reply, reset_offset,
+    runtime_info, send, send_back, subscription_group, topic, topic_stats, view_message,
 };
 use crate::replica::Replica;
 
@@ -150,6 +150,8 @@ impl Here {
         match request.code {
             RequestCode::SEND_MESSAGE | RequestCode::SEND_MESSAGE_V2 => send::send(replica, &request, responder),
             RequestCode::SEND_BATCH_MESSAGE => batch::send_batch(replica, &request, responder),
+            RequestCode::CONSUMER_SEND_MSG_BACK => spawn(responder, |to| send_back::send_back(shared(), request, to)),
+            RequestCode::RECALL_MESSAGE => spawn(responder, |to| recall::recall(shared(), request, to)),
             RequestCode::PULL_MESSAGE | RequestCode::LITE_PULL_MESSAGE => pull::pull(replica, &request, responder),
             RequestCode::QUERY_CONSUMER_OFFSET => spawn(responder, |to| offset::query(shared(), request, to)),
             RequestCode::UPDATE_CONSUMER_OFFSET => offset::update(replica, &request, responder),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use ledgermq_dledger::{Completions, Outcome};
 use ledgermq_protocol::message::id::offset_id;
+use ledgermq_protocol::message::recall::RecallHandle;
 use ledgermq_protocol::remoting::command::RemotingCommand;
 use ledgermq_protocol::remoting::headers::send::SendMessageResponse;
 use ledgermq_protocol::remoting::response_code::ResponseCode;
@@ -32,6 +33,8 @@ pub struct SendTicket {
     pub responder: Responder,
     /// Unique key of the message, which a producer of transactions wants back.
     pub unique_key: Option<Box<str>>,
+    /// Topic of a message that waits and can be recalled meanwhile.
+    pub recall: Option<Arc<str>>,
     /// Who answers.
     pub identity: Arc<Identity>,
 }
@@ -53,13 +56,13 @@ impl Completed {
     ///
     /// Codes 10, 11 and 12 never occur: clients take them for success, and here a message is on a majority's disks or it is not.
     pub fn into_answer(self) -> Option<RemotingCommand> {
-        let SendTicket { responder, unique_key, identity } = self.ticket;
+        let SendTicket { responder, unique_key, recall, identity } = self.ticket;
         if responder.is_oneway() {
             return None;
         }
         let answer = responder.command(ResponseCode::SUCCESS);
         Some(match self.outcome {
-            Outcome::Answered(Answer::Sent(sent)) => stored(answer, &sent, unique_key, &identity),
+            Outcome::Answered(Answer::Sent(sent)) => stored(answer, &sent, unique_key, recall.as_deref(), &identity),
             other => failed(answer, other, &identity),
         })
     }
@@ -93,19 +96,32 @@ pub fn failed(mut answer: RemotingCommand, outcome: Outcome<Answer>, identity: &
     answer
 }
 
-fn stored(answer: RemotingCommand, sent: &Sent, unique_key: Option<Box<str>>, identity: &Identity) -> RemotingCommand {
+fn stored(
+    answer: RemotingCommand,
+    sent: &Sent,
+    unique_key: Option<Box<str>>,
+    recall: Option<&str>,
+    identity: &Identity,
+) -> RemotingCommand {
     let mut msg_id = offset_id(identity.store_host, sent.physical_offset as i64);
     for physical_offset in &sent.more_physical_offsets {
         msg_id.push(',');
         msg_id.push_str(&offset_id(identity.store_host, *physical_offset as i64));
     }
+    let recallable = recall.zip(unique_key.as_deref()).zip(sent.due_ms);
+    let recall_handle = recallable.map(|((topic, unique_key), due_ms)| RecallHandle {
+        topic: topic.to_owned(),
+        broker_name: identity.broker_name.clone(),
+        due_ms: due_ms as i64,
+        unique_key: unique_key.to_owned(),
+    });
     answer.with_header(&SendMessageResponse {
         msg_id,
         queue_id: sent.queue_id as i32,
         queue_offset: sent.queue_offset as i64,
         transaction_id: unique_key.map(String::from),
         batch_uniq_id: None,
-        recall_handle: None,
+        recall_handle: recall_handle.map(|handle| handle.encode()),
         region: Some(SendMessageResponse::DEFAULT_REGION.to_owned()),
         trace_on: Some(true),
     })
@@ -169,6 +185,7 @@ mod tests {
         SendTicket {
             responder: Responder::new(Arc::clone(connection), request, Claim::default()),
             unique_key: Some("KEY".into()),
+            recall: Some("T".into()),
             identity: identity(),
         }
     }
@@ -196,6 +213,18 @@ mod tests {
         assert_eq!(answer.ext.get("transactionId"), Some("KEY"));
         assert_eq!(answer.ext.get("MSG_REGION"), Some("DefaultRegion"));
         assert_eq!(answer.ext.get("TRACE_ON"), Some("true"));
+        assert_eq!(answer.ext.get("recallHandle"), None, "it waits for nothing");
+    }
+
+    /// A producer can take a message back only with what it is told here.
+    #[test]
+    fn a_delayed_message_is_answered_with_its_handle() {
+        let sent = Sent { due_ms: Some(1_700_000_000_000), ..Sent::default() };
+        let answer = answer(Outcome::Answered(Answer::Sent(sent)));
+        let handle = RecallHandle::decode(answer.ext.get("recallHandle").unwrap()).unwrap();
+        let expected = ("T", "broker-a", 1_700_000_000_000, "KEY");
+        let RecallHandle { topic, broker_name, due_ms, unique_key } = &handle;
+        assert_eq!((topic.as_str(), broker_name.as_str(), *due_ms, unique_key.as_str()), expected);
     }
 
     /// The code decides whether a client sends again: a wrong one loses or doubles messages.

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use ledgermq_protocol::message::record::{PHYSICAL_OFFSET_AT, QUEUE_ID_AT, TOTAL_SIZE_AT};
 
+use super::timers::TimerItem;
 use crate::command::Command;
+use crate::delay::Delay;
 
 /// Something to append.
 #[derive(Debug)]
@@ -15,6 +17,19 @@ pub enum Item {
     Send(SendItem),
     /// A state change.
     Command(Command),
+    /// Delayed messages whose wait ends, or that are carried forward.
+    Timers(TimerItem),
+}
+
+impl Item {
+    /// Bytes that it takes in the log, about: the size hint of the proposal.
+    pub fn size_hint(&self) -> usize {
+        match self {
+            Item::Send(send) => send.size(),
+            Item::Command(command) => command.encoded_len(),
+            Item::Timers(timers) => timers.size(),
+        }
+    }
 }
 
 /// Messages for one queue, encoded.
@@ -25,6 +40,8 @@ pub struct SendItem {
     pub(super) records: BytesMut,
     pub(super) count: usize,
     pub(super) auto_create: AutoCreate,
+    /// For how long it waits; its record is one of the timer topic then.
+    pub(super) delay: Option<Delay>,
     /// Set by `admit`; the first physical offset by `write`.
     pub(super) sent: Sent,
 }
@@ -39,7 +56,23 @@ impl SendItem {
     pub fn new(topic: Arc<str>, queue_id: i32, records: BytesMut, auto_create: AutoCreate) -> Self {
         let count = record_starts(&records).count();
         assert!(count > 0, "a send has a record");
-        SendItem { topic, queue_id, records, count, auto_create, sent: Sent::default() }
+        SendItem { topic, queue_id, records, count, auto_create, delay: None, sent: Sent::default() }
+    }
+
+    /// A message for `topic` and `queue` that waits first. `record` is one of the timer topic, as [`crate::delay`] makes it.
+    ///
+    /// # Panics
+    /// If `record` is not one whole record.
+    pub fn delayed(topic: Arc<str>, queue: u32, record: BytesMut, auto_create: AutoCreate, delay: Delay) -> Self {
+        let queue_id = i32::try_from(queue).unwrap_or(i32::MAX);
+        let item = SendItem { delay: Some(delay), ..Self::new(topic, queue_id, record, auto_create) };
+        assert_eq!(item.count, 1, "one message waits at a time");
+        item
+    }
+
+    /// The topic, when the message waits before it comes there.
+    pub fn delayed_for(&self) -> Option<&Arc<str>> {
+        self.delay.map(|_| &self.topic)
     }
 
     /// Bytes of all records: the size hint of the proposal.
@@ -129,6 +162,8 @@ pub struct Sent {
     pub more_physical_offsets: Vec<u64>,
     /// Store timestamp of all of them, ms since 1970.
     pub store_timestamp_ms: u64,
+    /// When a delayed message is due, ms since 1970. Its queue offset and position are those of the timer topic.
+    pub due_ms: Option<u64>,
 }
 
 /// Why nothing was appended, for the answer to the client.

@@ -8,7 +8,9 @@
 mod item;
 mod offset_buffer;
 mod projection;
+mod send;
 mod stamper;
+mod timers;
 
 #[cfg(test)]
 mod tests;
@@ -19,4 +21,7 @@ pub use stamper::{
     BrokerStamper, LOCKS_MAX, OFFSETS_MAX, QUEUES_MAX, RECORDS_PER_ITEM_MAX, SUBSCRIPTION_GROUPS_MAX, TOPICS_MAX,
 };
 
+pub use timers::{Purpose, TimerItem, TimerMove};
+
 pub(crate) use stamper::incarnation_of;
+pub(crate) use timers::too_late;

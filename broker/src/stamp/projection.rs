@@ -1,12 +1,13 @@
 //! Projected state: what applied state will be once everything proposed so far is applied.
 //!
 //! A copy of the tables at the begin of a leadership, moved on by each item that the stamper takes, dropped at its end. It
-//! knows only what decides over an item: which topics exist, with which settings and queue ends, and which subscription
-//! groups.
+//! knows only what decides over an item: which topics exist, with which settings and queue ends, which subscription groups,
+//! and which delayed messages somebody has taken already.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::timers::Claims;
 use crate::command::TopicSettings;
 use crate::tables::Tables;
 
@@ -25,6 +26,8 @@ pub(super) struct Projection {
     pub(super) last_store_ms: u64,
     /// Log position in front of which messages are given up.
     pub(super) kept_pos: u64,
+    /// Delayed messages whose wait ends with an entry in flight.
+    pub(super) claims: Claims,
 }
 
 /// A topic as it will be.
@@ -41,8 +44,12 @@ pub(super) struct ProjectedTopic {
 impl Projection {
     /// Applied state as it is now.
     pub(super) fn of(tables: &Tables) -> Self {
-        let mut projection =
-            Projection { last_store_ms: tables.last_store_ms(), kept_pos: tables.kept().pos, ..Projection::default() };
+        let mut projection = Projection {
+            last_store_ms: tables.last_store_ms(),
+            kept_pos: tables.kept().pos,
+            claims: Claims::since(tables.applied_index()),
+            ..Projection::default()
+        };
         for topic in tables.topics() {
             let next = (0..topic.queue_count()).map(|queue| topic.next_offset(queue)).collect::<Vec<_>>();
             projection.queues += next.len();

@@ -7,15 +7,13 @@ use bytes::{Bytes, BytesMut};
 use ledgermq_dledger::log::LogView;
 use ledgermq_dledger::plant::{self, Bug};
 use ledgermq_dledger::{FrameKind, LogPos, Stamper, Verdict};
-use ledgermq_protocol::message::record;
 use ledgermq_protocol::remoting::response_code::ResponseCode;
 
-use super::item::{Answer, AutoCreate, Item, Refusal, SendItem, record_size};
-use super::projection::{ANY_INCARNATION, ProjectedTopic, Projection};
-use crate::command::{
-    Command, CommitOffsets, Genesis, LockQueues, OffsetCommit, PutTopic, QueueOfTopic, TopicSettings, TruncatePrefix,
-    perm,
-};
+use super::item::{Answer, Item, Refusal};
+use super::projection::{ANY_INCARNATION, Projection};
+use super::send::{admit_send, precede_send, write_send};
+use super::timers::admit_timers;
+use crate::command::{Command, CommitOffsets, Genesis, LockQueues, OffsetCommit, QueueOfTopic, TruncatePrefix};
 use crate::tables::{GroupQueue, Tables, TopicKey};
 
 /// Most topics of one group.
@@ -69,6 +67,7 @@ impl<T: Send + 'static> Stamper for BrokerStamper<T> {
         match item {
             Item::Send(_) => FrameKind::Messages,
             Item::Command(_) => FrameKind::Command,
+            Item::Timers(timers) => timers.kind(),
         }
     }
 
@@ -84,6 +83,10 @@ impl<T: Send + 'static> Stamper for BrokerStamper<T> {
                 check_truncation(projection, self.log.as_ref(), command)
                     .and_then(|()| admit_command(projection, &self.tables, command, self.payload_max, index))
             }
+            Item::Timers(timers) => {
+                let applied = self.tables.applied_index();
+                admit_timers(projection, applied, timers, self.payload_max, index, now_ms)
+            }
         };
         verdict.unwrap_or_else(|refusal| Verdict::Refuse(Answer::Refused(refusal)))
     }
@@ -91,16 +94,14 @@ impl<T: Send + 'static> Stamper for BrokerStamper<T> {
     fn precede(&mut self, item: &mut Item, index: u64, _now_ms: u64) -> Bytes {
         let projection = self.projection.as_mut().expect("a leadership has begun");
         let Item::Send(send) = item else { unreachable!("only a send asks for a command before it") };
-        let settings = created_settings(projection, &send.auto_create).expect("admit found them");
-        let put = PutTopic { topic: send.topic.to_string(), settings: settings.clone(), replace: false };
-        projection.put_topic(send.topic.clone(), settings, incarnation_of(index));
-        Command::PutTopic(put).encode()
+        Command::PutTopic(precede_send(projection, send, index)).encode()
     }
 
     fn write(&mut self, item: &mut Item, at: LogPos, out: &mut BytesMut) {
         match item {
             Item::Send(send) => write_send(send, at, out),
             Item::Command(command) => out.extend_from_slice(&command.encode()),
+            Item::Timers(timers) => timers.write(at, out),
         }
     }
 
@@ -110,7 +111,7 @@ impl<T: Send + 'static> Stamper for BrokerStamper<T> {
                 assert_eq!(send.sent.index, index, "a send lands in the entry that it was admitted to");
                 Answer::Sent(send.sent)
             }
-            Item::Command(_) => Answer::Done { index },
+            Item::Command(_) | Item::Timers(_) => Answer::Done { index },
         }
     }
 
@@ -142,106 +143,6 @@ pub(crate) fn incarnation_of(index: u64) -> u64 {
     if plant::on(Bug::IncarnationIgnored) { 1 } else { index }
 }
 
-fn admit_send(
-    projection: &mut Projection,
-    send: &mut SendItem,
-    payload_max: usize,
-    index: u64,
-    now_ms: u64,
-) -> Result<Verdict<Answer>, Refusal> {
-    if send.count > RECORDS_PER_ITEM_MAX {
-        let remark = format!("batch of {} messages, the limit is {RECORDS_PER_ITEM_MAX}", send.count);
-        return Err(Refusal::new(ResponseCode::MESSAGE_ILLEGAL, remark));
-    }
-    if send.size() > payload_max {
-        let remark = format!("the stored form has {} bytes, the limit is {payload_max}", send.size());
-        return Err(Refusal::new(ResponseCode::MESSAGE_ILLEGAL, remark));
-    }
-    let Some(topic) = projection.topics.get_mut(&send.topic) else {
-        check_creatable(projection, send)?;
-        return Ok(Verdict::First);
-    };
-    let queue = check_queue(topic, send)?;
-    let next = &mut topic.next[queue as usize];
-    send.sent.index = index;
-    send.sent.queue_id = queue;
-    send.sent.queue_offset = *next;
-    *next += send.count as u64;
-    projection.last_store_ms = now_ms.max(projection.last_store_ms);
-    send.sent.store_timestamp_ms = projection.last_store_ms;
-    Ok(Verdict::Take { len: send.size(), records: send.count as u16 })
-}
-
-fn check_queue(topic: &mut ProjectedTopic, send: &mut SendItem) -> Result<u32, Refusal> {
-    if !topic.settings.writable() {
-        return Err(Refusal::new(ResponseCode::NO_PERMISSION, format!("sending to topic {} is forbidden", send.topic)));
-    }
-    let queues = topic.settings.queues();
-    match u32::try_from(send.queue_id) {
-        Ok(queue) if queue < queues => Ok(queue),
-        Ok(queue) => {
-            let remark = format!("queue id {queue} is illegal, topic {} has {queues} queues", send.topic);
-            Err(Refusal::new(ResponseCode::INVALID_PARAMETER, remark))
-        }
-        Err(_) => {
-            let queue = topic.choose_queue();
-            send.set_queue(queue);
-            Ok(queue)
-        }
-    }
-}
-
-fn check_creatable(projection: &Projection, send: &SendItem) -> Result<(), Refusal> {
-    let Some(settings) = created_settings(projection, &send.auto_create) else {
-        let remark = format!("topic {} does not exist; create it, or enable automatic creation", send.topic);
-        return Err(Refusal::new(ResponseCode::TOPIC_NOT_EXIST, remark));
-    };
-    let put = PutTopic { topic: send.topic.to_string(), settings: settings.clone(), replace: false };
-    check(&Command::PutTopic(put))?;
-    check_room_for_topic(projection, settings.queues())
-}
-
-fn created_settings(projection: &Projection, how: &AutoCreate) -> Option<TopicSettings> {
-    match how {
-        AutoCreate::No => None,
-        AutoCreate::From { template, queues } => {
-            let template = &projection.topics.get(template)?.settings;
-            let settings = TopicSettings {
-                perm: template.perm & !perm::INHERIT,
-                sys_flag: template.sys_flag,
-                multi_tag: template.multi_tag,
-                ..TopicSettings::plain(template.write_queues.min(*queues).max(1))
-            };
-            template.inheritable().then_some(settings)
-        }
-        AutoCreate::Plain { queues } => Some(TopicSettings::plain((*queues).max(1))),
-    }
-}
-
-fn write_send(send: &mut SendItem, at: LogPos, out: &mut BytesMut) {
-    let start = out.len();
-    out.extend_from_slice(&send.records);
-    let records = &mut out[start..];
-    send.sent.physical_offset = at.0;
-    let mut done = 0;
-    for n in 0..send.count as u64 {
-        let size = record_size(&records[done..]);
-        let physical_offset = at.0 + done as u64;
-        if n > 0 {
-            send.sent.more_physical_offsets.push(physical_offset);
-        }
-        let queue_offset = send.sent.queue_offset + n;
-        record::patch(
-            &mut records[done..done + size],
-            queue_offset as i64,
-            physical_offset as i64,
-            send.sent.store_timestamp_ms as i64,
-        );
-        done += size;
-    }
-    assert_eq!(done, records.len(), "exactly the announced records are written");
-}
-
 fn admit_command(
     projection: &mut Projection,
     tables: &Tables,
@@ -258,6 +159,9 @@ fn admit_command(
     match command {
         Command::Genesis(_) => {
             return Err(Refusal::new(ResponseCode::SYSTEM_ERROR, "the group has its constants already"));
+        }
+        Command::MoveTimers(_) => {
+            return Err(Refusal::new(ResponseCode::SYSTEM_ERROR, "delayed messages are moved by an item of their own"));
         }
         Command::PutTopic(put) => {
             let known = projection.topics.get(put.topic.as_str()).map(|topic| topic.next.len() as u32);
@@ -376,11 +280,11 @@ fn check_truncation(projection: &Projection, log: Option<&LogView>, command: &Co
     Ok(())
 }
 
-fn check(command: &Command) -> Result<(), Refusal> {
+pub(super) fn check(command: &Command) -> Result<(), Refusal> {
     command.check().map_err(|error| Refusal::new(ResponseCode::INVALID_PARAMETER, error.to_string()))
 }
 
-fn check_room_for_topic(projection: &Projection, queues: u32) -> Result<(), Refusal> {
+pub(super) fn check_room_for_topic(projection: &Projection, queues: u32) -> Result<(), Refusal> {
     if projection.topics.len() >= TOPICS_MAX {
         let remark = format!("there are {TOPICS_MAX} topics, the limit of one group");
         return Err(Refusal::new(ResponseCode::SYSTEM_ERROR, remark));

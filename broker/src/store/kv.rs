@@ -21,14 +21,27 @@ pub enum Family {
     Locks,
     /// Ends of the queues.
     Queues,
+    /// Delayed messages that wait, by what is due first.
+    Timers,
+    /// The same by where they lie.
+    TimerPlaces,
     /// The key index: only ever ingested.
     Index,
 }
 
 impl Family {
     /// All of them.
-    pub const ALL: [Family; 7] =
-        [Family::Meta, Family::Topics, Family::Groups, Family::Offsets, Family::Locks, Family::Queues, Family::Index];
+    pub const ALL: [Family; 9] = [
+        Family::Meta,
+        Family::Topics,
+        Family::Groups,
+        Family::Offsets,
+        Family::Locks,
+        Family::Queues,
+        Family::Timers,
+        Family::TimerPlaces,
+        Family::Index,
+    ];
 
     /// Name on disk.
     pub fn name(self) -> &'static str {
@@ -39,6 +52,8 @@ impl Family {
             Family::Offsets => "offsets",
             Family::Locks => "locks",
             Family::Queues => "queues",
+            Family::Timers => "timers",
+            Family::TimerPlaces => "timer_places",
             Family::Index => "index",
         }
     }

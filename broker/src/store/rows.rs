@@ -8,6 +8,8 @@
 //! offsets  group 0 topic 0 u64 incarnation u32 queue              u64 offset, its highest bit set by a reset
 //! locks    group 0 topic 0 u64 incarnation u32 queue              u64 end of the lease, ms | client id
 //! queues   topic 0 u64 incarnation u32 queue                      u64 first offset | u64 next offset
+//! timers   u64 due ms | u64 first position                        u64 position | u32 size
+//! timer_places  u64 position                                      u64 due ms | u64 first position | u32 size
 //! index    u64 start of the run | u64 hash | u64 store ms | u64 physical offset      nothing
 //! ```
 
@@ -16,8 +18,8 @@ use ledgermq_dledger::{AppliedState, FramePos, LogPos, MemberInfo, Membership};
 use prost::Message;
 use uuid::Uuid;
 
-use crate::command::TopicSettings;
-use crate::tables::{GroupQueue, QueueLock, TopicKey};
+use crate::command::{TimerRef, TopicSettings};
+use crate::tables::{GroupQueue, QueueLock, TimerPlace, TopicKey};
 
 /// Keys of the meta family.
 pub(crate) mod meta {
@@ -41,15 +43,15 @@ pub(crate) mod meta {
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct AppliedRow {
     #[prost(uint64, tag = "1")]
-    index: u64,
+    pub(crate) index: u64,
     #[prost(uint64, tag = "2")]
-    term: u64,
+    pub(crate) term: u64,
     #[prost(uint64, tag = "3")]
-    pos: u64,
+    pub(crate) pos: u64,
     #[prost(uint32, tag = "4")]
-    len: u32,
+    pub(crate) len: u32,
     #[prost(fixed32, tag = "5")]
-    chain: u32,
+    pub(crate) chain: u32,
     /// Largest store timestamp of an applied message.
     #[prost(uint64, tag = "6")]
     pub(crate) last_store_ms: u64,
@@ -59,12 +61,16 @@ pub(crate) struct AppliedRow {
     /// Raft index of the last change of a subscription group.
     #[prost(uint64, tag = "8")]
     pub(crate) groups_version: u64,
+    /// Delayed messages that wait: rows of their family.
+    #[prost(uint64, tag = "9")]
+    pub(crate) waiting_timers: u64,
 }
 
 impl AppliedRow {
-    pub(crate) fn new(at: FramePos, last_store_ms: u64, topics_version: u64, groups_version: u64) -> Self {
+    /// The place; what moved on with it is 0.
+    pub(crate) fn new(at: FramePos) -> Self {
         let FramePos { index, term, pos, len, chain } = at;
-        AppliedRow { index, term, pos: pos.0, len, chain, last_store_ms, topics_version, groups_version }
+        AppliedRow { index, term, pos: pos.0, len, chain, ..AppliedRow::default() }
     }
 
     pub(crate) fn at(&self) -> FramePos {
@@ -255,6 +261,49 @@ pub(crate) fn parse_queue_ends(value: &[u8]) -> Option<(u64, u64)> {
     Some((u64::from_be_bytes(*min), u64::from_be_bytes(next.try_into().ok()?)))
 }
 
+/// Key of a delayed message that waits.
+pub(crate) fn timer_key(timer: TimerRef) -> [u8; 16] {
+    let mut key = [0; 16];
+    key[..8].copy_from_slice(&timer.due_ms.to_be_bytes());
+    key[8..].copy_from_slice(&timer.first_pos.to_be_bytes());
+    key
+}
+
+/// Value of a delayed message that waits.
+pub(crate) fn timer_value(place: TimerPlace) -> [u8; 12] {
+    let mut value = [0; 12];
+    value[..8].copy_from_slice(&place.pos.to_be_bytes());
+    value[8..].copy_from_slice(&place.size.to_be_bytes());
+    value
+}
+
+/// Reads what [`timer_key`] wrote.
+pub(crate) fn parse_timer_key(key: &[u8]) -> Option<TimerRef> {
+    let (due_ms, first_pos) = key.split_first_chunk::<8>()?;
+    Some(TimerRef { due_ms: u64::from_be_bytes(*due_ms), first_pos: parse_u64(first_pos)? })
+}
+
+/// Reads what [`timer_value`] wrote.
+pub(crate) fn parse_timer_value(value: &[u8]) -> Option<TimerPlace> {
+    let (pos, size) = value.split_first_chunk::<8>()?;
+    Some(TimerPlace { pos: u64::from_be_bytes(*pos), size: u32::from_be_bytes(size.try_into().ok()?) })
+}
+
+/// Value of the place of a delayed message; the key is the position.
+pub(crate) fn timer_place_value(timer: TimerRef, size: u32) -> [u8; 20] {
+    let mut value = [0; 20];
+    value[..16].copy_from_slice(&timer_key(timer));
+    value[16..].copy_from_slice(&size.to_be_bytes());
+    value
+}
+
+/// Reads a place of a delayed message: its position is the key.
+pub(crate) fn parse_timer_place(key: &[u8], value: &[u8]) -> Option<(TimerPlace, TimerRef)> {
+    let (timer, size) = value.split_first_chunk::<16>()?;
+    let size = u32::from_be_bytes(size.try_into().ok()?);
+    Some((TimerPlace { pos: parse_u64(key)?, size }, parse_timer_key(timer)?))
+}
+
 /// Reads a big-endian number that is the whole value.
 pub(crate) fn parse_u64(value: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(value.try_into().ok()?))
@@ -286,10 +335,16 @@ mod tests {
         assert_eq!(queue_ends(1, 2), [0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2]);
         assert_eq!(run_key(64 << 20), b"run\0\0\0\0\0\x04\0\0\0");
         let at = FramePos { index: 3, term: 2, pos: LogPos(300), len: 64, chain: 0xAABB_CCDD };
-        let row = AppliedRow::new(at, 1, 2, 3);
+        let row = AppliedRow {
+            last_store_ms: 1,
+            topics_version: 2,
+            groups_version: 3,
+            waiting_timers: 4,
+            ..AppliedRow::new(at)
+        };
         assert_eq!(
             row.encode_to_vec(),
-            b"\x08\x03\x10\x02\x18\xac\x02\x20\x40\x2d\xdd\xcc\xbb\xaa\x30\x01\x38\x02\x40\x03"
+            b"\x08\x03\x10\x02\x18\xac\x02\x20\x40\x2d\xdd\xcc\xbb\xaa\x30\x01\x38\x02\x40\x03\x48\x04"
         );
         assert_eq!(decode::<AppliedRow>(row.encode_to_vec()).unwrap().at(), at);
         assert_eq!(IndexSyncedRow { index: 1, pos: 2 }.encode_to_vec(), b"\x08\x01\x10\x02");
@@ -314,6 +369,16 @@ mod tests {
         assert_eq!(lock_value(&lock), b"\0\0\0\0\0\0\x01\x0210.0.0.1@7#8");
         assert_eq!(parse_lock(&lock_key(&key), &lock_value(&lock)), Some((key, lock)));
         assert_eq!(parse_lock(b"", &[0; 8]), None);
+        let (timer, place) = (TimerRef { due_ms: 258, first_pos: 3 }, TimerPlace { pos: 4, size: 5 });
+        assert_eq!(timer_key(timer), *b"\0\0\0\0\0\0\x01\x02\0\0\0\0\0\0\0\x03");
+        assert_eq!(timer_value(place), *b"\0\0\0\0\0\0\0\x04\0\0\0\x05");
+        assert_eq!(parse_timer_key(&timer_key(timer)), Some(timer));
+        assert_eq!(parse_timer_value(&timer_value(place)), Some(place));
+        let by_place = timer_place_value(timer, place.size);
+        assert_eq!(by_place, *b"\0\0\0\0\0\0\x01\x02\0\0\0\0\0\0\0\x03\0\0\0\x05");
+        assert_eq!(parse_timer_place(&4u64.to_be_bytes(), &by_place), Some((place, timer)));
+        assert_eq!(parse_timer_place(&[0; 7], &by_place), None);
+        assert_eq!((parse_timer_key(&[0; 15]), parse_timer_value(&[0; 13])), (None, None));
     }
 
     /// Rows and keys with every byte changed in turn: a damaged store is refused or read as what it says, never a panic.
@@ -325,15 +390,20 @@ mod tests {
         let at = FramePos { index: 3, term: 2, pos: LogPos(300), len: 64, chain: 0xAABB_CCDD };
         let membership = Membership { voters: vec![1, 2, 3], auto_leave: true, ..Membership::default() };
         let lock_key = lock_key(&key);
+        let (timer, place) = (TimerRef { due_ms: 258, first_pos: 3 }, TimerPlace { pos: 4, size: 5 });
         let all = [
             queue_key(&topic, 3),
             offset_key("g", &topic, 3),
             queue_ends(1, 2).to_vec(),
             [&[lock_key.len() as u8], &lock_key[..], &lock_value(&lock)].concat(),
-            AppliedRow::new(at, 1, 2, 3).encode_to_vec(),
+            AppliedRow { last_store_ms: 1, topics_version: 2, groups_version: 3, ..AppliedRow::new(at) }
+                .encode_to_vec(),
             MembershipRow::from(&membership).encode_to_vec(),
             TopicRow { incarnation: 5, settings: TopicSettings::plain(1), queue_count: 2 }.encode_to_vec(),
             RunRow { first_ms: 1, last_ms: 2 }.encode_to_vec(),
+            timer_key(timer).to_vec(),
+            timer_value(place).to_vec(),
+            [&place.pos.to_be_bytes()[..], &timer_place_value(timer, place.size)].concat(),
         ];
         let seeds = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds/store_row");
         for (n, bytes) in all.iter().enumerate() {

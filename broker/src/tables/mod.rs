@@ -8,6 +8,7 @@
 
 mod locks;
 mod offsets;
+mod timer;
 mod topic;
 
 use std::collections::HashMap;
@@ -19,6 +20,7 @@ use parking_lot::RwLock;
 
 pub use locks::{GroupQueue, QueueLock};
 pub use offsets::{Committed, GroupOffset};
+pub use timer::TimerPlace;
 pub use topic::{Topic, TopicKey};
 
 pub(crate) use locks::Locks;
@@ -42,6 +44,7 @@ pub struct Tables {
     last_store_ms: AtomicU64,
     /// Mirror of the count in `offsets`, to look at without the lock: a pull does, and nearly always finds 0.
     resets: AtomicUsize,
+    waiting_timers: AtomicU64,
 }
 
 /// One change of applied state, in the order of the log. What apply collects in a round.
@@ -201,6 +204,11 @@ impl Tables {
         self.last_store_ms.load(Ordering::Acquire)
     }
 
+    /// Delayed messages that wait for their time.
+    pub fn waiting_timers(&self) -> u64 {
+        self.waiting_timers.load(Ordering::Acquire)
+    }
+
     /// Makes the effects of a round visible, then the position. Queue ends were set by the caller before.
     pub(crate) fn publish(&self, effects: &[Effect], at: Applied) {
         for effect in effects {
@@ -240,6 +248,7 @@ impl Tables {
         self.topics_version.store(at.topics_version, Ordering::Release);
         self.groups_version.store(at.groups_version, Ordering::Release);
         self.last_store_ms.store(at.last_store_ms, Ordering::Release);
+        self.waiting_timers.store(at.waiting_timers, Ordering::Release);
         *self.applied.write() = at.frame;
         self.applied_index.store(at.frame.index, Ordering::Release);
     }
@@ -256,6 +265,7 @@ impl Tables {
         self.topics_version.store(other.topics_version(), Ordering::Release);
         self.groups_version.store(other.groups_version(), Ordering::Release);
         self.last_store_ms.store(other.last_store_ms(), Ordering::Release);
+        self.waiting_timers.store(other.waiting_timers(), Ordering::Release);
         *self.applied.write() = other.applied();
         self.applied_index.store(other.applied_index(), Ordering::Release);
     }
@@ -273,4 +283,5 @@ pub(crate) struct Applied {
     pub(crate) topics_version: u64,
     pub(crate) groups_version: u64,
     pub(crate) last_store_ms: u64,
+    pub(crate) waiting_timers: u64,
 }

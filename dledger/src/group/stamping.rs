@@ -14,6 +14,9 @@ use crate::log::writer::FrameBytes;
 use crate::seam::{Outcome, Proposal, Stamper, Verdict};
 use crate::types::{FRAME_HEADER_LEN, FrameKind};
 
+/// Most commands that an item may ask for in front of it.
+const COMMANDS_BEFORE_MAX: usize = 2;
+
 /// Items admitted to one frame that is not closed yet.
 struct Batch<S: Stamper> {
     items: Vec<(S::Item, S::Ticket)>,
@@ -96,7 +99,10 @@ impl<S: Stamper> GroupCore<S> {
             self.close_batch(term, FrameKind::Messages, batch, stamped);
         }
         let mut verdict = self.stamper.admit(&mut proposal.item, self.next_index(), now_ms);
-        if matches!(verdict, Verdict::First) {
+        for _ in 0..COMMANDS_BEFORE_MAX {
+            if !matches!(verdict, Verdict::First) {
+                break;
+            }
             self.close_batch(term, FrameKind::Messages, batch, stamped);
             let command = self.stamper.precede(&mut proposal.item, self.next_index(), now_ms);
             self.close_command(term, command, stamped);
@@ -122,7 +128,7 @@ impl<S: Stamper> GroupCore<S> {
                 let term = if index > log.last_index() { term } else { log.term(index).unwrap_or(term) };
                 stamped.pending.push(Pending { index, term, ticket: proposal.ticket, answer });
             }
-            Verdict::First => unreachable!("a stamper asks for one command per item"),
+            Verdict::First => unreachable!("a stamper asks for no more commands than that"),
         }
     }
 

@@ -6,3 +6,4 @@ mod resets;
 mod retention;
 mod semantics;
 mod snapshot;
+mod timers;

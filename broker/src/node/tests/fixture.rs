@@ -76,6 +76,7 @@ pub(super) fn born(dir: &Path, members: usize) -> Vec<BrokerConfig> {
         retention_ms: 0,
         retention_bytes: 0,
         retention_forced: false,
+        delay_max_ms: 3_600_000,
         lag_hold_bytes: 20 << 30,
         lag_hold_ms: 3_600_000,
         snapshot_linger_ms: 30_000,

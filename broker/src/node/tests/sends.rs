@@ -59,7 +59,7 @@ async fn bad_messages_are_refused_by_name() {
     let mut client = cluster.leader_client().await;
     let long_properties = format!("K\u{1}{}\u{2}", "v".repeat(32_767));
     let long_topic = "t".repeat(128);
-    let cases: [(&str, i32, &str, i32, i32, &str); 15] = [
+    let cases: [(&str, i32, &str, i32, i32, &str); 16] = [
         ("bad/topic", 0, "", 0, ResponseCode::INVALID_PARAMETER, "topic"),
         ("", 0, "", 0, ResponseCode::INVALID_PARAMETER, "topic"),
         (&long_topic, 0, "", 0, ResponseCode::MESSAGE_ILLEGAL, "128"),
@@ -67,10 +67,11 @@ async fn bad_messages_are_refused_by_name() {
         ("rmq_sys_wheel_timer", 0, "", 0, ResponseCode::NO_PERMISSION, "rmq_sys_wheel_timer"),
         ("T", 99, "", 0, ResponseCode::INVALID_PARAMETER, "99"),
         ("T", 0, &long_properties, 0, ResponseCode::MESSAGE_ILLEGAL, "properties"),
-        ("T", 0, "DELAY\u{1}3\u{2}", 0, ResponseCode::MESSAGE_ILLEGAL, "delay"),
-        ("T", 0, "TIMER_DELAY_SEC\u{1}3\u{2}", 0, ResponseCode::MESSAGE_ILLEGAL, "TIMER_DELAY_SEC"),
-        ("T", 0, "TIMER_DELIVER_MS\u{1}3\u{2}", 0, ResponseCode::MESSAGE_ILLEGAL, "TIMER_DELIVER_MS"),
-        ("%RETRY%g", 0, "TIMER_DELAY_MS\u{1}3\u{2}", 0, ResponseCode::MESSAGE_ILLEGAL, "TIMER_DELAY_MS"),
+        ("T", 0, "DELAY\u{1}x\u{2}", 0, ResponseCode::MESSAGE_ILLEGAL, "DELAY"),
+        ("T", 0, "TIMER_DELAY_SEC\u{1}3601\u{2}", 0, ResponseCode::MESSAGE_ILLEGAL, "3600000"),
+        ("T", 0, "TIMER_DELIVER_MS\u{1}99999999999999\u{2}", 0, ResponseCode::MESSAGE_ILLEGAL, "TIMER_DELIVER_MS"),
+        ("%RETRY%g", 0, "TIMER_DELAY_MS\u{1}1.5\u{2}", 0, ResponseCode::MESSAGE_ILLEGAL, "TIMER_DELAY_MS"),
+        ("T", 0, "TIMER_DEL_UNIQKEY\u{1}T+K\u{2}", 0, ResponseCode::MESSAGE_ILLEGAL, "RECALL_MESSAGE"),
         ("T", 0, "TRAN_MSG\u{1}true\u{2}", 0, ResponseCode::MESSAGE_ILLEGAL, "transactional"),
         ("T", 0, "", 4, ResponseCode::MESSAGE_ILLEGAL, "transactional"),
         ("T", 0, "", 0x80, ResponseCode::MESSAGE_ILLEGAL, "batch"),
@@ -98,21 +99,22 @@ async fn bad_messages_are_refused_by_name() {
     cluster.stop().await;
 }
 
-/// A Java consumer gives a message back with a delay level when CONSUMER_SEND_MSG_BACK is refused; after too many tries it
-/// belongs to the dead letters.
+/// A Java consumer sends a message to its retry topic itself when CONSUMER_SEND_MSG_BACK fails; after too many tries it belongs to
+/// the dead letters, which never wait.
 #[tokio::test]
 async fn retry_topics_take_delays_and_give_up_into_dead_letters() {
     let cluster = Cluster::start(1).await;
     let mut client = cluster.leader_client().await;
-    let mut header = send_header("%RETRY%g", 0, "DELAY\u{1}3\u{2}");
+    let mut header = send_header("%RETRY%g", 0, "DELAY\u{1}1\u{2}");
     header.reconsume_times = Some(1);
     header.max_reconsume_times = Some(1);
     let answer = client.ask(request_with(RequestCode::SEND_MESSAGE_V2, &header, b"again")).await;
-    assert_eq!(answer.code, 0, "{answer:?}");
+    assert_eq!((answer.code, answer.ext.get("recallHandle")), (0, None), "{answer:?}");
     header.reconsume_times = Some(2);
+    header.properties = Some("DELAY\u{1}18\u{2}");
     let answer = client.ask(request_with(RequestCode::SEND_MESSAGE_V2, &header, b"dead")).await;
     assert_eq!(answer.code, 0, "{answer:?}");
-    for (topic, body) in [("%RETRY%g", "again"), ("%DLQ%g", "dead")] {
+    for (topic, body) in [("%DLQ%g", "dead"), ("%RETRY%g", "again")] {
         let pull = pull_header("g2", topic, 0, 0, 4 | 2);
         assert_eq!(bodies(&client.ask(pull_request(&pull)).await), [body]);
     }
@@ -164,9 +166,7 @@ async fn a_batch_is_stored_whole_or_not_at_all() {
 async fn unknown_requests_are_refused_by_name() {
     let cluster = Cluster::start(1).await;
     let mut client = cluster.leader_client().await;
-    for (code, name) in
-        [(36, "CONSUMER_SEND_MSG_BACK"), (37, "END_TRANSACTION"), (400, "QUERY_ASSIGNMENT"), (777_777, "unknown")]
-    {
+    for (code, name) in [(37, "END_TRANSACTION"), (400, "QUERY_ASSIGNMENT"), (777_777, "unknown")] {
         let answer = client.ask(RemotingCommand::request(code, 0)).await;
         assert_eq!(answer.code, ResponseCode::REQUEST_CODE_NOT_SUPPORTED);
         assert!(answer.remark.unwrap().contains(name));

@@ -68,6 +68,7 @@ pub fn is_for_leader(code: i32) -> bool {
             | RequestCode::DELETE_SUBSCRIPTIONGROUP
             | RequestCode::INVOKE_BROKER_TO_RESET_OFFSET
             | RequestCode::CLONE_GROUP_OFFSET
+            | RequestCode::RECALL_MESSAGE
     ) || stores_messages(code)
         || is_read(code)
 }

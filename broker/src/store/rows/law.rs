@@ -5,7 +5,8 @@ use prost::Message;
 
 use crate::store::rows::{
     AppliedRow, IndexSyncedRow, KeepRow, MembershipRow, RunRow, TopicRow, decode, lock_key, lock_value, offset_key,
-    parse_lock, parse_offset_key, parse_queue_ends, parse_queue_key, parse_u64, queue_ends, queue_key,
+    parse_lock, parse_offset_key, parse_queue_ends, parse_queue_key, parse_timer_key, parse_timer_place,
+    parse_timer_value, parse_u64, queue_ends, queue_key, timer_key, timer_place_value, timer_value,
 };
 use crate::tables::Committed;
 
@@ -27,6 +28,18 @@ pub(crate) fn check(bytes: &[u8]) {
     if let Some(number) = parse_u64(bytes) {
         assert_eq!(number.to_be_bytes(), bytes);
         assert_eq!(Committed::from_bits(number).bits(), number);
+    }
+    if let Some(timer) = parse_timer_key(bytes) {
+        assert_eq!(timer_key(timer), bytes);
+    }
+    if let Some(place) = parse_timer_value(bytes) {
+        assert_eq!(timer_value(place), bytes);
+    }
+    if let Some((key, value)) = bytes.split_at_checked(8)
+        && let Some((place, timer)) = parse_timer_place(key, value)
+    {
+        assert_eq!(place.pos.to_be_bytes(), key);
+        assert_eq!(timer_place_value(timer, place.size), value);
     }
     // The first byte says where the key ends and the value begins.
     if let Some((key_len, rest)) = bytes.split_first()
