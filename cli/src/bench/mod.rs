@@ -10,6 +10,7 @@
 
 mod consume;
 mod costs;
+mod delay;
 mod end_to_end;
 mod failover;
 mod figures;
@@ -45,6 +46,8 @@ enum BenchCommand {
     Consume(consume::ConsumeArgs),
     /// Send at a rate, read at the same time, and measure from the send call to the reader
     EndToEnd(end_to_end::EndToEndArgs),
+    /// Send messages that wait for their time, and measure how late each comes
+    Delay(delay::DelayArgs),
     /// Kill leaders under load, and measure how long each queue was silent
     Failover(failover::FailoverArgs),
 }
@@ -62,6 +65,7 @@ pub(crate) fn run(args: BenchArgs) -> Result<ExitCode> {
         BenchCommand::Produce(args) => runtime.block_on(produce::run(args)),
         BenchCommand::Consume(args) => runtime.block_on(consume::run(args)),
         BenchCommand::EndToEnd(args) => runtime.block_on(end_to_end::run(args)),
+        BenchCommand::Delay(args) => runtime.block_on(delay::run(args)),
         BenchCommand::Failover(args) => runtime.block_on(failover::run(args)),
     }
 }

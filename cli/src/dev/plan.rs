@@ -268,6 +268,7 @@ impl Plan {
             retention_ms: RETENTION_MS,
             retention_bytes: 0,
             retention_forced: true,
+            delay_max_ms: DELAY_MAX_MS,
             lag_hold_bytes: LAG_HOLD_BYTES,
             lag_hold_ms: LAG_HOLD_MS,
             snapshot_linger_ms: SNAPSHOT_LINGER_MS,
@@ -319,6 +320,8 @@ impl Plan {
 const LAG_HOLD_BYTES: u64 = 20 << 30;
 const LAG_HOLD_MS: u64 = 3_600_000;
 
+/// Longest delay of a message: 40 days, the default.
+const DELAY_MAX_MS: u64 = 40 * 86_400_000;
 /// How long the copy behind a snapshot stays: the broker's default.
 const SNAPSHOT_LINGER_MS: u64 = 30_000;
 

@@ -32,8 +32,8 @@ pub enum Verdict {
     Consumed,
     /// It is to come again later. This member keeps it and tries again after a delay that doubles from
     /// [`retry_delay_min`](crate::PushConsumerConfig::retry_delay_min) to
-    /// [`retry_delay_max`](crate::PushConsumerConfig::retry_delay_max), for as long as it takes: brokers of LedgerMQ do not take
-    /// messages back yet, so there is no retry topic and no dead-letter topic behind this. Other messages of the queue go on
+    /// [`retry_delay_max`](crate::PushConsumerConfig::retry_delay_max), for as long as it takes: this client does not give
+    /// messages back to the broker yet, so there is no retry topic and no dead-letter topic behind this. Other messages of the queue go on
     /// meanwhile, but how far the queue got stays at this message, and pulling ahead of it ends at
     /// [`span_max`](crate::PushConsumerConfig::span_max). A listener that wants to give up after some
     /// [`attempts`](Delivery::attempt) puts the message elsewhere itself and answers [`Self::Consumed`].
