@@ -1,4 +1,4 @@
-// The peer: `peer Produce|Consume|Pull|Request|Respond --name value ...`. Its command line and its history are those of the Java peers
+// The peer: `peer Produce|Consume|Pull|Request|Respond|Later --name value ...`. Its command line and its history are those of the Java peers
 // (tests/java), so that the same tests drive it and the same checker judges it.
 package main
 
@@ -25,7 +25,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return fmt.Errorf("the program is missing: Produce, Consume, Pull, Request or Respond")
+		return fmt.Errorf("the program is missing: Produce, Consume, Pull, Request, Respond or Later")
 	}
 	options, err := parseOptions(args[1:])
 	if err != nil {
@@ -48,6 +48,8 @@ func run(args []string) error {
 		return request(options, history, leash)
 	case "Respond":
 		return respond(options, history, leash)
+	case "Later":
+		return later(options, history, leash)
 	default:
 		return fmt.Errorf("no such program: %s", args[0])
 	}

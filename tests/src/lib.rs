@@ -20,6 +20,7 @@ pub mod filtering;
 pub mod go;
 pub mod history;
 pub mod java;
+pub mod later;
 pub mod load;
 pub mod mqadmin;
 pub mod network;

@@ -1,5 +1,5 @@
 //! Official client libraries as peers: programs of `tests/java` and `tests/go`, all with the same command line
-//! (`Produce`, `Consume`, `Pull`, `Request`, `Respond`) and the same histories.
+//! (`Produce`, `Consume`, `Pull`, `Request`, `Respond`, `Later`) and the same histories.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

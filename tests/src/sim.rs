@@ -2,7 +2,7 @@
 //! store takes (one suite in the broker runs on both).
 //!
 //! ```text
-//! operations (sends, batches, topics deleted and made again, offsets, reads) --> dledger::sim --> BrokerMachine
+//! operations (sends, batches, delayed messages, topics deleted and made again, offsets, reads) --> dledger::sim --> BrokerMachine
 //!                                             answers --> BrokerHost, the end --> Oracle, which reads the log itself
 //! ```
 
@@ -10,6 +10,7 @@ mod host;
 mod keys;
 mod operations;
 mod oracle;
+mod timers;
 
 pub use host::BrokerHost;
 pub use operations::Wish;

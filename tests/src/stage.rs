@@ -35,7 +35,14 @@ impl Stage {
     /// # Errors
     /// When it does not start.
     pub fn start_with(library: Library, groups: usize) -> Result<Stage> {
-        let cluster = Cluster::start_with(&["--groups", &groups.to_string()])?;
+        Stage::over(library, Cluster::start_with(&["--groups", &groups.to_string()])?)
+    }
+
+    /// Plays on a cluster that is there.
+    ///
+    /// # Errors
+    /// When there is no room for the peers' files.
+    pub fn over(library: Library, cluster: Cluster) -> Result<Stage> {
         Ok(Stage { cluster, library, dir: tempfile::tempdir()? })
     }
 
@@ -96,6 +103,16 @@ impl Stage {
     /// When it does not start.
     pub fn respond(&self, process: &str, topic: &str, group: &str, more: &[(&str, &str)]) -> Result<Peer> {
         self.peer("Respond", process, topic, group, more)
+    }
+
+    /// Starts a peer that sends delayed messages as `plan` says, and consumes them.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn later(&self, process: &str, topic: &str, group: &str, plan: &str, more: &[(&str, &str)]) -> Result<Peer> {
+        let mut options = vec![("plan", plan)];
+        options.extend_from_slice(more);
+        self.peer("Later", process, topic, group, &options)
     }
 
     fn peer(&self, program: &str, process: &str, topic: &str, group: &str, more: &[(&str, &str)]) -> Result<Peer> {

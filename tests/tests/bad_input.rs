@@ -119,8 +119,12 @@ fn refused_requests() -> Vec<Case> {
         case("no topic", frame(code::SEND_V2, 1, &no_topic, b"x"), Reaction::Refused(&[1, 29], "b")),
         case("queue that is no number", frame(code::SEND_V2, 1, &text_queue, b"x"), Reaction::Refused(&[1, 29], "e")),
         case("bad group", frame(code::SEND_V2, 1, &bad_group, b"x"), Reaction::Refused(&[13, 29], "group")),
-        case("delay level", send("bad", 0, &property("DELAY", "3"), b"x"), Reaction::Refused(&[13], "")),
-        case("timer", send("bad", 0, &property("TIMER_DELAY_SEC", "3"), b"x"), Reaction::Refused(&[13], "")),
+        case("delay level", send("bad", 0, &property("DELAY", "three"), b"x"), Reaction::Refused(&[13], "DELAY")),
+        case(
+            "timer",
+            send("bad", 0, &property("TIMER_DELAY_SEC", "9223372036854775807"), b"x"),
+            Reaction::Refused(&[13], "delay_max_ms"),
+        ),
         case("half message", send("bad", 0, &property("TRAN_MSG", "true"), b"x"), Reaction::Refused(&[13], "")),
         case("batch of garbage", frame(code::SEND_BATCH, 1, &batch, &[0xFF; 64]), Reaction::Refused(&[1, 13, 29], "")),
         case(

@@ -90,4 +90,26 @@ fn the_counts_of_a_bench_are_those_of_the_brokers() {
     assert_eq!(send["totals"]["acknowledged"], read["totals"]["acknowledged"], "{report}");
     let calls = send["windows"][0]["messages"].as_i64().unwrap();
     assert!((300..=500).contains(&calls), "400 messages a second were asked for: {report}");
+
+    // Its exit status says that each came once, and none too early.
+    let report = bench(
+        &cluster,
+        &[
+            "delay",
+            "--messages",
+            "2000",
+            "--due-ms",
+            "3000",
+            "--spread-ms",
+            "1000",
+            "--topic",
+            "delayed",
+            "--queues",
+            &queues,
+        ],
+    )
+    .unwrap();
+    assert_eq!((&report["early"], &report["lost"], &report["failed"]), (&0.into(), &0.into(), &0.into()), "{report}");
+    assert!(report["waiting"].as_i64().unwrap() > 0, "{report}");
+    assert_eq!(stored(&cluster, "delayed").unwrap(), 2_000, "{report}");
 }

@@ -18,7 +18,7 @@ const SEARCHED: u64 = 2_000;
 const TRIED: u64 = 100;
 
 /// Bugs that an ordinary run must find among [`TRIED`] seeds.
-const COMMON: [Bug; 15] = [
+const COMMON: [Bug; 18] = [
     Bug::VoteNotSynced,
     Bug::AckBeforeQuorum,
     Bug::CommitHintAhead,
@@ -34,6 +34,9 @@ const COMMON: [Bug; 15] = [
     Bug::PrefixMarkSkipped,
     Bug::PrefixBeyondFlush,
     Bug::PrefixIgnoresFollowers,
+    Bug::TimerClaimsIgnored,
+    Bug::TimersNotCarried,
+    Bug::TimersEarly,
 ];
 
 /// Bugs that take some hundred seeds: only a search must find them. The zeros behind each job nearly always overwrite the

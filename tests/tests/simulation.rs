@@ -16,7 +16,7 @@ const SEEDS: u64 = 300;
 const TWICE: u64 = 50;
 
 /// What a run of many seeds must have met, or it proves nothing.
-const SOMETIMES: [&str; 15] = [
+const SOMETIMES: [&str; 19] = [
     "snapshot installed",
     "leader change",
     "conflict truncation",
@@ -32,6 +32,10 @@ const SOMETIMES: [&str; 15] = [
     "topic deletion",
     "old messages given up",
     "prefix removal",
+    "delayed message delivered",
+    "delayed message carried",
+    "delayed message recalled",
+    "delayed message without its topic",
 ];
 
 fn run(seed: u64) -> Result<Stats, Failure> {

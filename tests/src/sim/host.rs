@@ -1,10 +1,14 @@
 //! The broker's layer in the simulator, its clients, and what must hold of the answers that they get.
 
+mod delays;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use ledgermq_broker::apply::{BrokerMachine, MachineConfig};
 use ledgermq_broker::command::{Command, CommitOffsets, QueueOfTopic};
+use ledgermq_broker::delay::TIMER_QUEUE;
+use ledgermq_broker::delay::moves::{Before, Waiting};
 use ledgermq_broker::stamp::{Answer, AutoCreate, BrokerStamper, Item};
 use ledgermq_broker::store::{Kv, SimKv};
 use ledgermq_broker::tables::{GroupQueue, Tables, TopicKey};
@@ -12,13 +16,14 @@ use ledgermq_dledger::group::ReadTicket;
 use ledgermq_dledger::log::{Layout, LogView};
 use ledgermq_dledger::sim::{Death, Host, Operation, Place, Plan, Violation};
 use ledgermq_dledger::{Outcome, Proposal, RaftId, ReadError};
+use ledgermq_protocol::names;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
-use super::keys;
 use super::operations::{self, CLIENTS, GROUPS, REWOUND, TOPICS, Wish};
 use super::oracle::{Oracle, OracleTopic};
+use super::{keys, timers};
 
 /// What a command counts against the queue, as in the broker.
 const COMMAND_SIZE_HINT: usize = 256;
@@ -30,6 +35,7 @@ type Consumer = (&'static str, TopicKey, u32);
 #[derive(Debug)]
 enum Sent {
     Messages { topic: String, ids: Vec<u64>, floor: u64 },
+    Delayed { id: u64, floor: u64 },
     Offset { consumer: Consumer, offset: u64 },
     Other,
 }
@@ -68,6 +74,7 @@ pub struct BrokerHost {
     known_offsets: BTreeMap<Consumer, u64>,
     oracle: Oracle,
     views: BTreeMap<RaftId, LogView>,
+    waiting: BTreeMap<RaftId, Waiting>,
     retention: bool,
     counters: BTreeMap<&'static str, u64>,
 }
@@ -99,6 +106,7 @@ impl BrokerHost {
             known_offsets: BTreeMap::new(),
             oracle: Oracle::default(),
             views: BTreeMap::new(),
+            waiting: BTreeMap::new(),
             retention: plan.retention,
             counters: BTreeMap::new(),
         }
@@ -142,6 +150,9 @@ impl BrokerHost {
 
     fn random_send(&mut self, rng: &mut SmallRng) -> Proposal<BrokerStamper<u64>> {
         let topic = *TOPICS.choose(rng).expect("not empty");
+        if rng.random_ratio(1, 6) {
+            return self.random_delayed(topic, rng);
+        }
         let count = if rng.random_ratio(1, 5) { rng.random_range(2..=4) } else { 1 };
         let fillers: Vec<usize> = (0..count)
             .map(|_| if rng.random_ratio(1, 25) { rng.random_range(0..600) } else { rng.random_range(0..120) })
@@ -247,12 +258,19 @@ impl BrokerHost {
         Ok(())
     }
 
-    /// Gives old messages up: as the broker's leader does it, but for why.
+    /// Gives old messages up, and carries what waits there first: as the broker's leader does it, but for why.
     fn truncate(&mut self, node: RaftId, rng: &mut SmallRng) -> Option<Operation<BrokerStamper<u64>>> {
         let starts = self.views.get(&node)?.segment_starts();
         let first = starts.iter().rev().nth(rng.random_range(0..3))?;
         let (index, pos) = (first.index, first.pos.0);
-        (pos > 0).then(|| self.command(operations::truncate(index, pos), Sent::Other))
+        if pos == 0 {
+            return None;
+        }
+        match self.waiting.get(&node)?.before(index, pos).ok()? {
+            Before::Nothing => Some(self.command(operations::truncate(index, pos), Sent::Other)),
+            Before::Messages(item) => Some(self.moved(item)),
+            Before::Unknown => None,
+        }
     }
 
     /// Everything acknowledged is in the log where it was said to be, nothing that was not sent, nothing twice.
@@ -280,6 +298,7 @@ impl BrokerHost {
         self.counters.insert("topic deletion", oracle.deletions);
         self.counters.insert("old messages given up", oracle.truncations);
         self.counters.insert("lock taken over", oracle.taken_over);
+        oracle.timers.count(&mut self.counters);
         Ok(())
     }
 }
@@ -398,6 +417,13 @@ impl Host for BrokerHost {
         let tables = machine.tables();
         self.tables.insert(place.node, Arc::clone(&tables));
         self.views.insert(place.node, place.view.clone());
+        let waiting = Waiting {
+            rows: machine.timers(),
+            log: place.view.clone(),
+            tables: Arc::clone(&tables),
+            store_host: operations::STORE_HOST,
+        };
+        self.waiting.insert(place.node, waiting);
         let stamper = BrokerStamper::new(tables, operations::genesis(), self.payload_max);
         Ok((stamper.with_log(place.view.clone()), machine))
     }
@@ -405,6 +431,7 @@ impl Host for BrokerHost {
     fn died(&mut self, node: RaftId, store: &mut Self::Store, _death: Death, _rng: &mut SmallRng) {
         self.tables.remove(&node);
         self.views.remove(&node);
+        self.waiting.remove(&node);
         store.1.crash();
     }
 
@@ -434,6 +461,14 @@ impl Host for BrokerHost {
                     None => Operation::Propose(self.random_send(rng)),
                 }
             }
+            36..44 => match self.deliver(node) {
+                Some(operation) => operation,
+                None => Operation::Propose(self.random_send(rng)),
+            },
+            44..46 => match self.recall(node, rng) {
+                Some(operation) => operation,
+                None => Operation::Propose(self.random_send(rng)),
+            },
             97..100 if self.retention => match self.truncate(node, rng) {
                 Some(operation) => operation,
                 None => Operation::Propose(self.random_send(rng)),
@@ -470,6 +505,11 @@ impl Host for BrokerHost {
             }
             (Answer::Sent(told), Sent::Messages { topic, ids, floor }) => {
                 self.sent_messages((topic, ids, floor), &told)?;
+                told.index
+            }
+            (Answer::Sent(told), Sent::Delayed { id, floor }) if told.due_ms.is_some() => {
+                let told = ledgermq_broker::stamp::Sent { queue_id: TIMER_QUEUE, ..told };
+                self.sent_messages((names::TIMER_TOPIC.to_owned(), vec![id], floor), &told)?;
                 told.index
             }
             (Answer::Done { index }, Sent::Offset { consumer, offset }) => {
@@ -553,6 +593,8 @@ impl Host for BrokerHost {
             check_topic(name, topic, oracle.kept_pos, machine, view).map_err(|reason| wrong(name, reason))?;
             keys::check(name, topic, oracle, machine).map_err(|reason| wrong(name, reason))?;
         }
+        timers::check(&oracle.timers, oracle.kept_pos, machine, view)
+            .map_err(|reason| Violation::new("delayed-once", format!("node {node}: {reason}")))?;
         check_locks(oracle, machine)
             .map_err(|reason| Violation::new("state-follows-log", format!("node {node}: {reason}")))?;
         let more = machine.tables().topics().into_iter().find(|topic| !oracle.topics.contains_key(&**topic.name()));
@@ -569,10 +611,13 @@ impl Host for BrokerHost {
 
 impl BrokerHost {
     fn not_appended(&mut self, sent: &Sent) {
-        if let Sent::Messages { ids, .. } = sent {
-            ids.iter().for_each(|id| {
-                self.ids.remove(id);
-            });
-        }
+        let ids = match sent {
+            Sent::Messages { ids, .. } => ids.as_slice(),
+            Sent::Delayed { id, .. } => std::slice::from_ref(id),
+            Sent::Offset { .. } | Sent::Other => &[],
+        };
+        ids.iter().for_each(|id| {
+            self.ids.remove(id);
+        });
     }
 }

@@ -4,6 +4,7 @@ use std::ops::{ControlFlow, RangeInclusive};
 
 use ledgermq_broker::apply::BrokerMachine;
 use ledgermq_broker::tables::TopicKey;
+use ledgermq_protocol::names;
 
 use super::oracle::{Oracle, OracleTopic};
 
@@ -34,6 +35,10 @@ fn key_of(id: u64) -> String {
 
 /// Searches for every message of a topic, and for some of its former selves.
 pub(super) fn check(name: &str, topic: &OracleTopic, oracle: &Oracle, machine: &BrokerMachine) -> Result<(), String> {
+    if name == names::TIMER_TOPIC {
+        // A message that was carried is there twice.
+        return Ok(());
+    }
     let here = TopicKey { name: name.into(), incarnation: topic.incarnation };
     let whole = 0..=u64::MAX;
     // What was given up may still be found for a while: the broker shows nobody.

@@ -1,5 +1,6 @@
 //! What simulated clients ask of a broker.
 
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -7,8 +8,10 @@ use ledgermq_broker::command::{
     Command, CommitOffsets, DeleteTopic, Genesis, GroupSettings, LockQueues, Member, OffsetCommit,
     PutSubscriptionGroup, PutTopic, QueueOfTopic, TopicSettings, TruncatePrefix, UnlockQueues, perm,
 };
+use ledgermq_broker::delay::{self, Delay};
 use ledgermq_broker::stamp::{AutoCreate, Item, SendItem};
 use ledgermq_protocol::message::record::{self, Message};
+use ledgermq_protocol::names;
 use rand::Rng;
 use rand::rngs::SmallRng;
 
@@ -20,6 +23,8 @@ pub(super) const GROUPS: [&str; 2] = ["billing", "audit"];
 pub(super) const REWOUND: &str = "rewound";
 /// Clients that consume in order.
 pub(super) const CLIENTS: [&str; 3] = ["one", "two", "three"];
+/// Who stores messages.
+pub(super) const STORE_HOST: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 2));
 /// How long a lock holds: some of them end while a world lives.
 const LEASE_MS: u64 = 3_000;
 /// Template of topics that are made by their first message.
@@ -84,24 +89,39 @@ pub(super) fn genesis() -> Genesis {
 pub(super) fn send(topic: &str, queue: i32, ids: &[(u64, usize)], create: AutoCreate) -> SendItem {
     let mut records = BytesMut::new();
     for (id, filler) in ids {
-        let body = body(*id, *filler);
-        let properties = format!("KEYS\u{1}key{id}\u{2}TAGS\u{1}t{}\u{2}UNIQ_KEY\u{1}u{id}\u{2}", id % 3);
-        let message = Message {
-            topic,
-            queue_id: queue.max(0),
-            flag: 0,
-            sys_flag: 0,
-            born_timestamp_ms: 5,
-            born_host: "127.0.0.1:1".parse().expect("an address"),
-            store_host: "127.0.0.1:2".parse().expect("an address"),
-            reconsume_times: 0,
-            prepared_transaction_offset: 0,
-            body: &body,
-            properties: &properties,
-        };
-        record::encode(&message, &mut records).expect("small enough");
+        encode(topic, queue.max(0), &body(*id, *filler), &properties(*id), &mut records);
     }
     SendItem::new(Arc::from(topic), queue, records, create)
+}
+
+/// A send of one message that waits first.
+pub(super) fn delayed(topic: &str, queue: u32, (id, filler): (u64, usize), create: AutoCreate, ms: u64) -> SendItem {
+    let mut properties = properties(id);
+    delay::make_wait(&mut properties, topic, queue).expect("short enough");
+    let mut record = BytesMut::new();
+    encode(names::TIMER_TOPIC, delay::TIMER_QUEUE as i32, &body(id, filler), &properties, &mut record);
+    SendItem::delayed(Arc::from(topic), queue, record, create, Delay::After(ms))
+}
+
+fn properties(id: u64) -> String {
+    format!("KEYS\u{1}key{id}\u{2}TAGS\u{1}t{}\u{2}UNIQ_KEY\u{1}u{id}\u{2}", id % 3)
+}
+
+fn encode(topic: &str, queue_id: i32, body: &[u8], properties: &str, records: &mut BytesMut) {
+    let message = Message {
+        topic,
+        queue_id,
+        flag: 0,
+        sys_flag: 0,
+        born_timestamp_ms: 5,
+        born_host: "127.0.0.1:1".parse().expect("an address"),
+        store_host: STORE_HOST,
+        reconsume_times: 0,
+        prepared_transaction_offset: 0,
+        body,
+        properties,
+    };
+    record::encode(&message, records).expect("small enough");
 }
 
 /// The body that tells the id.

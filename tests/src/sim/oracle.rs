@@ -7,8 +7,10 @@ use ledgermq_broker::command::{Command, LockQueues, OffsetCommit, TopicSettings,
 use ledgermq_dledger::log::LogView;
 use ledgermq_dledger::{Frame, FrameKind};
 use ledgermq_protocol::message::record::{RecordRef, Records};
+use ledgermq_protocol::names;
 
 use super::operations::id_of;
+use super::timers::OracleTimers;
 
 /// A message of a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +42,7 @@ pub(super) type Place = (String, u64, u32, u64);
 #[derive(Debug, Clone, Default)]
 pub(super) struct Oracle {
     pub(super) topics: BTreeMap<String, OracleTopic>,
-    /// Every message by its position.
+    /// Every message that was sent, by its position.
     pub(super) by_position: BTreeMap<u64, (u64, Place)>,
     pub(super) deletions: u64,
     /// Locks that went from one client to another because the lease was over.
@@ -50,6 +52,8 @@ pub(super) struct Oracle {
     /// Position in front of which messages are given up.
     pub(super) kept_pos: u64,
     pub(super) truncations: u64,
+    /// Delayed messages.
+    pub(super) timers: OracleTimers,
     last_store_ms: i64,
     /// Raft index of the last frame read.
     read: u64,
@@ -79,11 +83,12 @@ impl Oracle {
                 let mut at = frame.payload_pos().0;
                 for record in Records::new(&frame.payload) {
                     let record = record.map_err(|error| error.to_string())?;
-                    self.message(&record, at)?;
+                    self.original(&record, at)?;
                     at += record.len() as u64;
                 }
                 Ok(())
             }
+            FrameKind::Transition => self.transition(frame),
             _ => Ok(()),
         }
     }
@@ -135,6 +140,14 @@ impl Oracle {
                     self.kept_pos = truncate.pos;
                 }
             }
+            Command::MoveTimers(timers) => {
+                // Alone it stands for a recall.
+                self.timers.recalled += timers.dropped.len() as u64;
+                self.timers.end(&timers.dropped)?;
+                if !timers.delivered.is_empty() || !timers.carried.is_empty() {
+                    return Err("delayed messages are moved without their records".to_owned());
+                }
+            }
             Command::PutSubscriptionGroup(_) | Command::DeleteSubscriptionGroup(_) => {}
         }
         Ok(())
@@ -178,7 +191,47 @@ impl Oracle {
         }
     }
 
-    fn message(&mut self, record: &RecordRef<'_>, at: u64) -> Result<(), String> {
+    /// A message that somebody sent.
+    fn original(&mut self, record: &RecordRef<'_>, at: u64) -> Result<(), String> {
+        let (id, place) = self.message(record, at)?;
+        if record.topic() == names::TIMER_TOPIC {
+            self.timers.waits(id, record, at)?;
+        }
+        self.by_position.insert(at, (id, place));
+        Ok(())
+    }
+
+    /// Delayed messages that are delivered, carried, or dropped since their topic is gone.
+    fn transition(&mut self, frame: &Frame) -> Result<(), String> {
+        let (command, records_at) = frame.split_transition().ok_or("a transition is too short")?;
+        let command = Command::decode(frame.at.index, command).map_err(|error| error.to_string())?;
+        let Command::MoveTimers(timers) = command else { return Err("a transition of something else".to_owned()) };
+        for timer in self.timers.end(&timers.dropped)? {
+            self.timers.homeless += 1;
+            if self.topics.contains_key(&timer.topic) {
+                return Err(format!("message {} is dropped, but topic {} is there", timer.id, timer.topic));
+            }
+        }
+        let mut at = frame.payload_pos().0 + records_at as u64;
+        let mut moved = timers.delivered.iter().chain(&timers.carried);
+        let mut delivered = timers.delivered.len();
+        for record in Records::new(&frame.payload[records_at..]) {
+            let record = record.map_err(|error| error.to_string())?;
+            let timer = moved.next().ok_or("a record of no delayed message")?;
+            let (id, _) = self.message(&record, at)?;
+            if delivered > 0 {
+                delivered -= 1;
+                self.timers.delivered(timer, id, &record)?;
+            } else {
+                self.timers.carried(timer, id, &record, at)?;
+            }
+            at += record.len() as u64;
+        }
+        moved.next().map_or(Ok(()), |timer| Err(format!("{timer:?} is moved without its record")))
+    }
+
+    /// A record in its queue: its id and place.
+    fn message(&mut self, record: &RecordRef<'_>, at: u64) -> Result<(u64, Place), String> {
         let (queue, offset) = (record.queue_id() as u32, record.queue_offset() as u64);
         let id = id_of(record.body()).ok_or("a body is damaged")?;
         if record.physical_offset() as u64 != at || !record.body_is_intact() {
@@ -200,8 +253,6 @@ impl Oracle {
         }
         let stored = Stored { id, physical_offset: at, size: record.len() as u32, store_ms: self.last_store_ms };
         messages.push(stored);
-        let place = (record.topic().to_owned(), topic.incarnation, queue, offset);
-        self.by_position.insert(at, (id, place));
-        Ok(())
+        Ok((id, (record.topic().to_owned(), topic.incarnation, queue, offset)))
     }
 }
