@@ -79,7 +79,7 @@ fn retries(library: Library) -> Result<()> {
     stage.create_everywhere(&topic)?;
     let fails = [("fail", "9"), ("max-times", "2"), ("dead", "1")];
     let mut peer = stage.later(&stage.name("failer"), &topic, &group, "ms=10*3", &fails)?;
-    let patience = Duration::from_secs(90);
+    let patience = Duration::from_secs(120);
     let done = |history: &History| {
         Notes::of(history).is_ok_and(|notes| {
             let tried_out = |got: &Vec<(u32, u64)>| got.iter().any(|(tries, _)| *tries == 2);
@@ -89,10 +89,13 @@ fn retries(library: Library) -> Result<()> {
     };
     peer.await_history("dead letters", patience, done)?;
     let notes = Notes::of(&History::read(&[peer.stop()?])?)?;
+    // The Go client asks every 30 s whether there is a retry topic by now.
+    let late = if library == Library::Go { 36_000 } else { 4_000 };
     for (id, got) in &notes.got {
         let first: BTreeMap<u32, u64> = got.iter().rev().copied().collect();
         let gaps: Vec<u64> = (0..2).map(|tries| first[&(tries + 1)] - first[&tries]).collect();
-        assert!((10_000..14_000).contains(&gaps[0]) && (30_000..34_000).contains(&gaps[1]), "{id}: {gaps:?} ms");
+        let fits = |gap: u64, delay: u64| (delay..delay + late).contains(&gap);
+        assert!(fits(gaps[0], 10_000) && fits(gaps[1], 30_000), "{id}: {gaps:?} ms");
         assert_eq!(got.len(), 3, "{id}: {got:?}");
     }
     if library != Library::Go {
