@@ -237,8 +237,8 @@ impl Run {
                 let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
                 (seen.count, seen.last.elapsed())
             };
-            let last_due_ms = self.due_ms(self.args.messages);
-            let is_over = wall_ms() > last_due_ms && quiet > QUIET_MAX;
+            let quiet_from_ms = self.due_ms(self.args.messages) + QUIET_MAX.as_millis() as u64;
+            let is_over = wall_ms() > quiet_from_ms && quiet > QUIET_MAX;
             if count >= self.acked.load(Ordering::Relaxed) || is_over {
                 return Ok(());
             }
