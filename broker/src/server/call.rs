@@ -1,7 +1,7 @@
 //! Calls from the broker to a connected client: what waits for the client's answer.
 //!
 //! A handler makes a [`Connection::call`](super::outbox::Connection::call); the request goes out with everything else that the
-//! connection's writer sends, and its reader hands responses to [`Calls::answer`]. Most connections are never called: until then the
+//! connection's writer sends, and its reader hands responses to `Calls::answer`. Most connections are never called: until then the
 //! table has allocated nothing, and nothing but a response or the connection's end looks at it.
 
 use std::collections::HashMap;

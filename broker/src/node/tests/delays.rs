@@ -204,14 +204,15 @@ async fn the_broker_chooses_growing_delays() {
     let mut header = send_header("T", 0, "");
     header.reconsume_times = Some(4);
     assert_eq!(client.ask(request_with(RequestCode::SEND_MESSAGE_V2, &header, b"y")).await.code, 0);
+    let replica = &cluster.nodes[0].replicas[0];
+    // An answer comes at the commit.
+    replica.catch_up().await;
     let answer = client.ask(pull_request(&pull_header("g", "T", 0, 0, WAITING_PULL))).await;
     let offsets: Vec<i64> = records(&answer).iter().map(RecordRef::physical_offset).collect();
     let before = wall_clock_ms();
     for offset in offsets {
         assert_eq!(client.ask(back_request("g", offset, 0, None)).await.code, 0);
     }
-    let replica = &cluster.nodes[0].replicas[0];
-    // An answer comes at the commit.
     replica.catch_up().await;
     let mut dues = Vec::new();
     let visit = &mut |timer: TimerRef, _: TimerPlace| {
