@@ -8,7 +8,7 @@ use ledgermq_tests::cluster::{Cluster, PATIENCE, POLL, report};
 use ledgermq_tests::history::History;
 use ledgermq_tests::later::{Notes, await_complete, check_stored};
 use ledgermq_tests::load::{Load, Plan};
-use ledgermq_tests::peer::Library;
+use ledgermq_tests::peer::{Library, Peer};
 use ledgermq_tests::replicas;
 use ledgermq_tests::stage::Stage;
 
@@ -71,15 +71,26 @@ fn what_java_5_recalls_never_comes() {
     assert_eq!(check_stored(&stage, &topic, &files).unwrap(), 1);
 }
 
-/// Fails every message until it is a dead letter, and checks the ladder. The delays of the tries are seconds of the broker's own
-/// choice.
-fn retries(library: Library) -> Result<()> {
-    let stage = Stage::start(library)?;
-    let (topic, group) = (stage.name("poison"), stage.name("failing"));
-    stage.create_everywhere(&topic)?;
+/// Would break: the way of a message that cannot be worked off, for each client. The delays of the tries are seconds of the broker's
+/// own choice, so the clients share a cluster and the time.
+#[test]
+fn what_fails_comes_again_later_and_later_and_ends_as_a_dead_letter() {
+    let libraries = [Library::Java5, Library::Java4, Library::Go];
+    let mut stage = Stage::start(libraries[0]).unwrap();
     let fails = [("fail", "9"), ("max-times", "2"), ("dead", "1")];
-    let mut peer = stage.later(&stage.name("failer"), &topic, &group, "ms=10*3", &fails)?;
-    let patience = Duration::from_secs(120);
+    let peers = libraries.map(|library| {
+        stage.play_on(library);
+        let (topic, group) = (stage.name("poison"), stage.name("failing"));
+        stage.create_everywhere(&topic).unwrap();
+        (library, stage.later(&stage.name("failer"), &topic, &group, "ms=10*3", &fails).unwrap())
+    });
+    for (library, peer) in peers {
+        check_tries(library, peer).unwrap();
+    }
+}
+
+/// Waits until every message of a peer is a dead letter, and checks the ladder.
+fn check_tries(library: Library, mut peer: Peer) -> Result<()> {
     let done = |history: &History| {
         Notes::of(history).is_ok_and(|notes| {
             let tried_out = |got: &Vec<(u32, u64)>| got.iter().any(|(tries, _)| *tries == 2);
@@ -87,7 +98,7 @@ fn retries(library: Library) -> Result<()> {
             notes.got.len() == 3 && notes.got.values().all(tried_out) && dead
         })
     };
-    peer.await_history("dead letters", patience, done)?;
+    peer.await_history("dead letters", Duration::from_secs(120), done)?;
     let notes = Notes::of(&History::read(&[peer.stop()?])?)?;
     // The topic of the first retry came with the group, just now: clients find it when they next look for routes and share out
     // queues, every 20 to 30 s.
@@ -104,24 +115,6 @@ fn retries(library: Library) -> Result<()> {
         assert!(notes.dead.values().all(|dead| dead.len() == 1 && dead[0].0 == 3), "{:?}", notes.dead);
     }
     Ok(())
-}
-
-/// Would break: the way of a message that cannot be worked off.
-#[test]
-fn what_java_5_fails_comes_again_later_and_later_and_ends_as_a_dead_letter() {
-    retries(Library::Java5).unwrap();
-}
-
-/// Would break: the same for the client 4.x.
-#[test]
-fn what_java_4_fails_comes_again_later_and_later_and_ends_as_a_dead_letter() {
-    retries(Library::Java4).unwrap();
-}
-
-/// Would break: retries of Go programs.
-#[test]
-fn what_go_fails_comes_again_later_and_later() {
-    retries(Library::Go).unwrap();
 }
 
 /// The leader dies while messages wait, and while some are being delivered.
