@@ -3,7 +3,7 @@
 //! ```text
 //! heartbeat, pull header --> Filter::parse --> kept with the group's subscription
 //!                                                |
-//! handler/pull:  unit of the ConsumeQueue --> passes_unit (tag hash) --> stored record --> passes_record (properties, in place)
+//! handler/pull:  unit of the ConsumeQueue --> passes_unit (tag hash) --> stored record --> SqlFilter::matches (its properties)
 //! ```
 //! Knows neither groups nor the log. A tag filter decides on the unit alone; SQL92 has to see the record.
 

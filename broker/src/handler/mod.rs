@@ -104,15 +104,19 @@ pub(crate) async fn answer_from_disk(
 ) {
     let answer = responder.command(ResponseCode::SUCCESS);
     let empty = answer.clone();
-    let answer = match tokio::task::spawn_blocking(move || fill(empty)).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(refusal)) => refused(answer, refusal),
-        Err(error) => {
-            tracing::error!(%error, "a handler panicked");
-            refused(answer, Refusal::new(ResponseCode::SYSTEM_ERROR, "internal error"))
-        }
-    };
-    responder.send(answer);
+    let filled = from_disk("a handler", move || fill(empty)).await.flatten();
+    responder.send(filled.unwrap_or_else(|refusal| refused(answer, refusal)));
+}
+
+/// What `read` returns, on a thread that may wait for the disk. `what` is what the log calls it if it panics.
+pub(crate) async fn from_disk<T: Send + 'static>(
+    what: &'static str,
+    read: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Refusal> {
+    tokio::task::spawn_blocking(read).await.map_err(|error| {
+        tracing::error!(%error, "{what} panicked");
+        Refusal::new(ResponseCode::SYSTEM_ERROR, "internal error")
+    })
 }
 
 impl From<QueueError> for Refusal {

@@ -26,7 +26,7 @@ use ledgermq_protocol::remoting::response_code::ResponseCode;
 use tokio::sync::Semaphore;
 
 use super::reset_offset::{self, Met};
-use super::{header, pull_filter, queue_mend};
+use super::{from_disk, header, pull_filter, queue_mend};
 use crate::apply::{UNITS_PER_READ_MAX, Unit};
 use crate::consumer::long_poll::QueueKey;
 use crate::filter::Filter;
@@ -224,7 +224,7 @@ fn is_early(refusal: &Refusal) -> bool {
 async fn read_cold(replica: &Arc<Replica>, pull: PullMessage, checked: Checked, responder: Responder, turn: Turn) {
     let permit = COLD_READS.acquire().await.expect("the semaphore is never closed");
     let reader = Arc::clone(replica);
-    let reading = tokio::task::spawn_blocking(move || {
+    let reading = from_disk("a read of old messages", move || {
         let found = look(&reader, &pull, &checked, Reads::All);
         (pull, checked, found)
     });
@@ -232,10 +232,7 @@ async fn read_cold(replica: &Arc<Replica>, pull: PullMessage, checked: Checked, 
     drop(permit);
     match read {
         Ok((pull, checked, found)) => finish(replica, pull, checked, responder, turn, found),
-        Err(error) => {
-            tracing::error!(%error, "a read of old messages panicked");
-            responder.refuse(ResponseCode::SYSTEM_ERROR, "internal error");
-        }
+        Err(refusal) => responder.refuse(refusal.code, refusal.remark),
     }
 }
 

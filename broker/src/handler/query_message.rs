@@ -20,7 +20,7 @@ use ledgermq_protocol::remoting::response_code::ResponseCode;
 use tokio::sync::Semaphore;
 
 use super::pull::unreadable;
-use super::{header, refused};
+use super::{from_disk, header, refused};
 use crate::replica::Replica;
 use crate::server::outbox::Responder;
 use crate::stamp::Refusal;
@@ -55,7 +55,7 @@ pub async fn query_message(replica: Arc<Replica>, request: RemotingCommand, resp
     replica.catch_up().await;
     responder.connection().room().await;
     let turn = QUERIES.acquire().await.expect("the semaphore is never closed");
-    let searching = tokio::task::spawn_blocking(move || {
+    let searching = from_disk("a query by key", move || {
         // As of before the search: what is told about the index is true of what was searched.
         let (last_store_ms, end) = (replica.tables().last_store_ms(), replica.tables().applied().end());
         let header = QueryMessageResponse {
@@ -66,10 +66,7 @@ pub async fn query_message(replica: Arc<Replica>, request: RemotingCommand, resp
     });
     match searching.await {
         Ok((header, found)) => answer(responder, &header, found),
-        Err(error) => {
-            tracing::error!(%error, "a query by key panicked");
-            responder.refuse(ResponseCode::SYSTEM_ERROR, "internal error");
-        }
+        Err(refusal) => responder.refuse(refusal.code, refusal.remark),
     }
     drop(turn);
 }

@@ -12,7 +12,7 @@ use ledgermq_protocol::remoting::headers::send::{RecallMessage, RecallMessageRes
 use ledgermq_protocol::remoting::response_code::ResponseCode;
 
 use super::pull::COLD_READS;
-use super::{header, no_barrier, refused, topic_named};
+use super::{from_disk, header, no_barrier, refused, topic_named};
 use crate::replica::{Replica, wall_clock_ms};
 use crate::server::outbox::Responder;
 use crate::server::ticket::failed;
@@ -68,18 +68,10 @@ async fn take_back(replica: &Arc<Replica>, handle: RecallHandle, answer: Remotin
 
 async fn find(replica: &Arc<Replica>, handle: RecallHandle) -> Result<Option<TimerItem>, Refusal> {
     let replica = Arc::clone(replica);
-    let turn = COLD_READS.acquire().await.expect("the semaphore is never closed");
-    let found = tokio::task::spawn_blocking(move || replica.waiting.recalled(&replica.keys, &handle)).await;
-    drop(turn);
-    match found {
-        Ok(Ok(found)) => Ok(found),
-        Ok(Err(error)) => {
-            tracing::error!(%error, "delayed messages cannot be read");
-            Err(Refusal::new(ResponseCode::SYSTEM_ERROR, format!("delayed messages cannot be read: {error}")))
-        }
-        Err(error) => {
-            tracing::error!(%error, "a recall panicked");
-            Err(Refusal::new(ResponseCode::SYSTEM_ERROR, "internal error"))
-        }
-    }
+    let _turn = COLD_READS.acquire().await.expect("the semaphore is never closed");
+    let found = from_disk("a recall", move || replica.waiting.recalled(&replica.keys, &handle)).await?;
+    found.map_err(|error| {
+        tracing::error!(%error, "delayed messages cannot be read");
+        Refusal::new(ResponseCode::SYSTEM_ERROR, format!("delayed messages cannot be read: {error}"))
+    })
 }

@@ -18,7 +18,7 @@ use ledgermq_protocol::remoting::headers::send::{PushReply, SendMessage, SendMes
 use ledgermq_protocol::remoting::request_code::RequestCode;
 use ledgermq_protocol::remoting::response_code::ResponseCode;
 
-use super::send::{check_body, check_names, illegal};
+use super::send::{check_body, check_names, illegal, too_long};
 use super::{header, refused};
 use crate::consumer::group::CLIENT_ID_LEN_MAX;
 use crate::replica::{Replica, wall_clock_ms};
@@ -92,8 +92,7 @@ fn prepare(replica: &Replica, request: &RemotingCommand, responder: &Responder) 
     let mut given = reply.properties.unwrap_or_default().to_owned();
     let client_id = client_of(Some(&given))?;
     let now_ms = wall_clock_ms();
-    properties::set(&mut given, name::PUSH_REPLY_TIME, &now_ms.to_string())
-        .map_err(|error| illegal(format!("with what the broker adds: {error}")))?;
+    properties::set(&mut given, name::PUSH_REPLY_TIME, &now_ms.to_string()).map_err(too_long)?;
     let push = PushReply {
         producer_group: reply.producer_group.to_owned(),
         topic: reply.topic.to_owned(),

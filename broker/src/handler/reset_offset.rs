@@ -23,7 +23,7 @@ use ledgermq_protocol::stats::ResetOffsetBody;
 
 use super::offset::unsettled;
 use super::queue_ends::offset_at;
-use super::{header, no_barrier, refused, topic_named};
+use super::{from_disk, header, no_barrier, refused, topic_named};
 use crate::apply::Boundary;
 use crate::command::{Command, CommitOffsets, OFFSETS_PER_COMMAND_MAX, OffsetCommit};
 use crate::consumer::long_poll::QueueKey;
@@ -50,14 +50,10 @@ async fn reset(replica: &Arc<Replica>, asked: ResetOffset, answer: RemotingComma
         return refusal;
     }
     let (for_targets, target_of) = (Arc::clone(replica), asked.clone());
-    let found = tokio::task::spawn_blocking(move || targets(&for_targets, &target_of)).await;
+    let found = from_disk("a reset of offsets", move || targets(&for_targets, &target_of)).await.flatten();
     let Targets { topic, all, moved } = match found {
-        Ok(Ok(targets)) => targets,
-        Ok(Err(refusal)) => return refused(answer, refusal),
-        Err(error) => {
-            tracing::error!(%error, "a reset of offsets panicked");
-            return refused(answer, Refusal::new(ResponseCode::SYSTEM_ERROR, "internal error"));
-        }
+        Ok(targets) => targets,
+        Err(refusal) => return refused(answer, refusal),
     };
     let body = ResetOffsetBody { offset_table: table(replica, &topic, &all) };
     if replica.consumers.consumption(&asked.group).is_some_and(|consumption| consumption.broadcasting) {

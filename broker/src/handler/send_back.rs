@@ -8,7 +8,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use ledgermq_dledger::Outcome;
 use ledgermq_protocol::message::id::offset_id;
 use ledgermq_protocol::message::properties::{self, name};
@@ -18,7 +17,7 @@ use ledgermq_protocol::remoting::command::RemotingCommand;
 use ledgermq_protocol::remoting::headers::send::ConsumerSendMsgBack;
 use ledgermq_protocol::remoting::response_code::ResponseCode;
 
-use super::pull::{COLD_READS, unreadable};
+use super::pull::unreadable;
 use super::send::{self, Target, too_long};
 use super::{header, refused, view_message};
 use crate::command::GroupSettings;
@@ -58,28 +57,14 @@ async fn prepare(replica: &Arc<Replica>, request: &RemotingCommand) -> Result<Op
     if group.retry_queues <= 0 {
         return Ok(None);
     }
-    let bytes = original(replica, asked.physical_offset).await?;
+    // The client sends the body itself when there is none.
+    let not_there = || {
+        let remark = format!("look message by offset failed, {}", asked.physical_offset);
+        Refusal::new(ResponseCode::SYSTEM_ERROR, remark)
+    };
+    let bytes = view_message::read(replica, asked.physical_offset).await?.ok_or_else(not_there)?;
     let record = RecordRef::decode(&bytes).map_err(|error| unreadable(&error))?;
     copy(replica, &asked, &group, &record).map(Some)
-}
-
-/// The record that is given back.
-async fn original(replica: &Arc<Replica>, physical_offset: i64) -> Result<Bytes, Refusal> {
-    let reader = Arc::clone(replica);
-    let turn = COLD_READS.acquire().await.expect("the semaphore is never closed");
-    let read = tokio::task::spawn_blocking(move || view_message::record(&reader, physical_offset)).await;
-    drop(turn);
-    let failed = |remark: String| Refusal::new(ResponseCode::SYSTEM_ERROR, remark);
-    match read {
-        Ok(Ok(Some(bytes))) => Ok(bytes),
-        // The client sends the body itself then.
-        Ok(Ok(None)) => Err(failed(format!("look message by offset failed, {physical_offset}"))),
-        Ok(Err(error)) => Err(unreadable(&error)),
-        Err(error) => {
-            tracing::error!(%error, "a read of a message panicked");
-            Err(failed("internal error".to_owned()))
-        }
-    }
 }
 
 fn copy(

@@ -13,8 +13,8 @@ use ledgermq_protocol::remoting::command::RemotingCommand;
 use ledgermq_protocol::remoting::headers::pull::ViewMessage;
 use ledgermq_protocol::remoting::response_code::ResponseCode;
 
-use super::header;
 use super::pull::{COLD_READS, unreadable};
+use super::{from_disk, header};
 use crate::replica::Replica;
 use crate::server::outbox::Responder;
 use crate::stamp::Refusal;
@@ -34,27 +34,25 @@ pub async fn view_message(replica: Arc<Replica>, request: RemotingCommand, respo
     }
 }
 
-/// The record at a physical offset that a client names, read on a thread that may wait for the disk.
+/// The record at a physical offset that a client names, as of everything that is committed.
 pub(super) async fn find(replica: &Arc<Replica>, physical_offset: i64) -> Result<Bytes, Refusal> {
     replica.catch_up().await;
-    let turn = COLD_READS.acquire().await.expect("the semaphore is never closed");
-    let reader = Arc::clone(replica);
-    let read = tokio::task::spawn_blocking(move || record(&reader, physical_offset)).await;
-    drop(turn);
     let not_there =
         || Refusal::new(ResponseCode::SYSTEM_ERROR, format!("no message at physical offset {physical_offset}"));
-    match read {
-        Ok(read) => read.map_err(|error| unreadable(&error))?.ok_or_else(not_there),
-        Err(error) => {
-            tracing::error!(%error, "a read of a message panicked");
-            Err(Refusal::new(ResponseCode::SYSTEM_ERROR, "internal error"))
-        }
-    }
+    read(replica, physical_offset).await?.ok_or_else(not_there)
+}
+
+/// The record at a physical offset that a client names, read on a thread that may wait for the disk; `None` when there is none.
+pub(super) async fn read(replica: &Arc<Replica>, physical_offset: i64) -> Result<Option<Bytes>, Refusal> {
+    let _turn = COLD_READS.acquire().await.expect("the semaphore is never closed");
+    let reader = Arc::clone(replica);
+    let read = from_disk("a read of a message", move || record(&reader, physical_offset)).await?;
+    read.map_err(|error| unreadable(&error))
 }
 
 /// The record at an offset, if one starts there and is applied. The offset is a client's: anything may lie there, also bytes
 /// inside a body that look like a record. So the frame around it is read, and its records gone through from the first one on.
-pub(super) fn record(replica: &Replica, physical_offset: i64) -> Result<Option<Bytes>, ViewError> {
+fn record(replica: &Replica, physical_offset: i64) -> Result<Option<Bytes>, ViewError> {
     let Ok(position) = u64::try_from(physical_offset) else { return Ok(None) };
     let position = LogPos(position);
     if position >= replica.tables().applied().end() || position.0 < replica.tables().kept().pos {
