@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 
-	"github.com/apache/rocketmq-client-go/v2"
 	"github.com/apache/rocketmq-client-go/v2/consumer"
 	"github.com/apache/rocketmq-client-go/v2/primitive"
 )
@@ -19,14 +18,7 @@ func consume(options options, history *history, leash *leash) error {
 	if options.textOr("model", "clustering") == "broadcasting" {
 		model = consumer.BroadCasting
 	}
-	client, err := rocketmq.NewPushConsumer(
-		consumer.WithNsResolver(primitive.NewPassthroughResolver(connection.namesrvs)),
-		consumer.WithGroupName(connection.group),
-		consumer.WithInstance(connection.process),
-		consumer.WithConsumeFromWhere(consumer.ConsumeFromFirstOffset),
-		consumer.WithConsumerModel(model),
-		consumer.WithConsumerOrder(ordered),
-	)
+	client, err := connection.pushConsumer(consumer.WithConsumerModel(model), consumer.WithConsumerOrder(ordered))
 	if err != nil {
 		return err
 	}

@@ -20,12 +20,8 @@ var levelsMs = []int64{0, 1_000, 5_000, 10_000, 30_000, 60_000}
 // notes are those of the Java peer's Later.
 func later(options options, history *history, leash *leash) error {
 	numbers := map[string]int{"fail": 0, "max-times": 16, "retry-level": 0}
-	for name := range numbers {
-		value, err := options.number(name, numbers[name])
-		if err != nil {
-			return err
-		}
-		numbers[name] = value
+	if err := options.numbers(numbers); err != nil {
+		return err
 	}
 	connection, err := options.connection()
 	if err != nil {
@@ -35,14 +31,7 @@ func later(options options, history *history, leash *leash) error {
 	if err != nil {
 		return err
 	}
-	names := primitive.NewPassthroughResolver(connection.namesrvs)
-	reader, err := rocketmq.NewPushConsumer(
-		consumer.WithNsResolver(names),
-		consumer.WithGroupName(connection.group),
-		consumer.WithInstance(connection.process),
-		consumer.WithConsumeFromWhere(consumer.ConsumeFromFirstOffset),
-		consumer.WithMaxReconsumeTimes(int32(numbers["max-times"])),
-	)
+	reader, err := connection.pushConsumer(consumer.WithMaxReconsumeTimes(int32(numbers["max-times"])))
 	if err != nil {
 		return err
 	}
@@ -68,12 +57,7 @@ func later(options options, history *history, leash *leash) error {
 	if err := reader.Start(); err != nil {
 		return err
 	}
-	writer, err := rocketmq.NewProducer(
-		producer.WithNsResolver(names),
-		producer.WithGroupName(connection.group+"-producer"),
-		producer.WithInstanceName(connection.process+"-producer"),
-		producer.WithRetry(0),
-	)
+	writer, err := connection.producer("-producer", producer.WithRetry(0))
 	if err != nil {
 		return err
 	}

@@ -5,7 +5,10 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/apache/rocketmq-client-go/v2"
 	"github.com/apache/rocketmq-client-go/v2/consumer"
+	"github.com/apache/rocketmq-client-go/v2/primitive"
+	"github.com/apache/rocketmq-client-go/v2/producer"
 )
 
 // options is the command line: `--name value` pairs.
@@ -60,6 +63,18 @@ func (o options) number(name string, fallback int) (int, error) {
 	return number, nil
 }
 
+// numbers are the options of these names; those that are not given keep their values.
+func (o options) numbers(numbers map[string]int) error {
+	for name, fallback := range numbers {
+		value, err := o.number(name, fallback)
+		if err != nil {
+			return err
+		}
+		numbers[name] = value
+	}
+	return nil
+}
+
 // connection is what every program needs to reach a cluster.
 type connection struct {
 	process  string
@@ -82,4 +97,23 @@ func (o options) connection() (connection, error) {
 	}
 	c.namesrvs = strings.Split(namesrv, ";")
 	return c, nil
+}
+
+// producer is a producer of the process's group; the suffix tells those of one process apart.
+func (c connection) producer(suffix string, more ...producer.Option) (rocketmq.Producer, error) {
+	return rocketmq.NewProducer(append([]producer.Option{
+		producer.WithNsResolver(primitive.NewPassthroughResolver(c.namesrvs)),
+		producer.WithGroupName(c.group + suffix),
+		producer.WithInstanceName(c.process + suffix),
+	}, more...)...)
+}
+
+// pushConsumer is a push consumer that begins with the first message.
+func (c connection) pushConsumer(more ...consumer.Option) (rocketmq.PushConsumer, error) {
+	return rocketmq.NewPushConsumer(append([]consumer.Option{
+		consumer.WithNsResolver(primitive.NewPassthroughResolver(c.namesrvs)),
+		consumer.WithGroupName(c.group),
+		consumer.WithInstance(c.process),
+		consumer.WithConsumeFromWhere(consumer.ConsumeFromFirstOffset),
+	}, more...)...)
 }

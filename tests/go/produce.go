@@ -40,12 +40,8 @@ func produce(options options, history *history, leash *leash) error {
 	numbers := map[string]int{
 		"size": 200, "retries": 0, "queues": 4, "words": 0, "keys": 16, "count": math.MaxInt32, "pause-ms": 0,
 	}
-	for name := range numbers {
-		value, err := options.number(name, numbers[name])
-		if err != nil {
-			return err
-		}
-		numbers[name] = value
+	if err := options.numbers(numbers); err != nil {
+		return err
 	}
 	connection, err := options.connection()
 	if err != nil {
@@ -56,16 +52,13 @@ func produce(options options, history *history, leash *leash) error {
 		return err
 	}
 	settings := []producer.Option{
-		producer.WithNsResolver(primitive.NewPassthroughResolver(connection.namesrvs)),
-		producer.WithGroupName(connection.group),
-		producer.WithInstanceName(connection.process),
 		producer.WithRetry(numbers["retries"]),
 		producer.WithDefaultTopicQueueNums(numbers["queues"]),
 	}
 	if mode == "ordered" {
 		settings = append(settings, producer.WithQueueSelector(producer.NewHashQueueSelector()))
 	}
-	client, err := rocketmq.NewProducer(settings...)
+	client, err := connection.producer("", settings...)
 	if err != nil {
 		return err
 	}

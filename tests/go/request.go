@@ -5,10 +5,8 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/apache/rocketmq-client-go/v2"
 	"github.com/apache/rocketmq-client-go/v2/consumer"
 	"github.com/apache/rocketmq-client-go/v2/primitive"
-	"github.com/apache/rocketmq-client-go/v2/producer"
 )
 
 const requestSize = 100
@@ -30,11 +28,7 @@ func request(options options, history *history, leash *leash) error {
 	if err != nil {
 		return err
 	}
-	client, err := rocketmq.NewProducer(
-		producer.WithNsResolver(primitive.NewPassthroughResolver(connection.namesrvs)),
-		producer.WithGroupName(connection.group),
-		producer.WithInstanceName(connection.process),
-	)
+	client, err := connection.producer("")
 	if err != nil {
 		return err
 	}
@@ -74,24 +68,14 @@ func respond(options options, history *history, leash *leash) error {
 	if err != nil {
 		return err
 	}
-	resolver := primitive.NewPassthroughResolver(connection.namesrvs)
-	answers, err := rocketmq.NewProducer(
-		producer.WithNsResolver(resolver),
-		producer.WithGroupName(connection.group+"-answers"),
-		producer.WithInstanceName(connection.process+"-answers"),
-	)
+	answers, err := connection.producer("-answers")
 	if err != nil {
 		return err
 	}
 	if err := answers.Start(); err != nil {
 		return err
 	}
-	client, err := rocketmq.NewPushConsumer(
-		consumer.WithNsResolver(resolver),
-		consumer.WithGroupName(connection.group),
-		consumer.WithInstance(connection.process),
-		consumer.WithConsumeFromWhere(consumer.ConsumeFromFirstOffset),
-	)
+	client, err := connection.pushConsumer()
 	if err != nil {
 		return err
 	}

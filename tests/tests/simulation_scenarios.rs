@@ -21,25 +21,12 @@ fn play(plan: &Plan, script: impl Fn(u64, &mut World<BrokerHost>) -> Result<(), 
     total
 }
 
-/// Sends that stand behind a deletion, and a topic made again, come to a leader that is on its way out: what the next one
-/// has must be one history of the topic, never parts of two.
-#[test]
-fn a_topic_is_deleted_and_made_again_while_leaders_change() {
-    let send = |count| Wish::Send { topic: "orders", queue: 0, count };
-    let total = play(&Plan::calm(3, 3), |seed, world| {
+/// Gives a leader that is on its way out these wishes, in each of twelve rounds.
+fn while_leaders_change<const N: usize>(wishes: [Wish; N]) -> Stats {
+    play(&Plan::calm(3, 3), |seed, world| {
         for round in 0..12u64 {
             let leader = world.await_leader(Duration::from_secs(5))?;
-            for wish in [
-                send(2),
-                Wish::Commit("orders"),
-                Wish::Delete("orders"),
-                send(1),
-                send(3),
-                Wish::Commit("orders"),
-                Wish::Delete("orders"),
-                Wish::Read,
-                send(1),
-            ] {
+            for wish in wishes.clone() {
                 world.host_mut().wish(wish);
                 world.operate(leader);
             }
@@ -55,7 +42,25 @@ fn a_topic_is_deleted_and_made_again_while_leaders_change() {
             world.heal();
         }
         Ok(())
-    });
+    })
+}
+
+/// Sends that stand behind a deletion, and a topic made again, come to a leader that is on its way out: what the next one
+/// has must be one history of the topic, never parts of two.
+#[test]
+fn a_topic_is_deleted_and_made_again_while_leaders_change() {
+    let send = |count| Wish::Send { topic: "orders", queue: 0, count };
+    let total = while_leaders_change([
+        send(2),
+        Wish::Commit("orders"),
+        Wish::Delete("orders"),
+        send(1),
+        send(3),
+        Wish::Commit("orders"),
+        Wish::Delete("orders"),
+        Wish::Read,
+        send(1),
+    ]);
     println!("{total}");
     for name in ["topic deletion", "leader change", "unknown outcome", "acknowledged"] {
         assert!(total.counters.get(name).is_some_and(|times| *times >= SEEDS), "too few of {name}");
@@ -67,36 +72,17 @@ fn a_topic_is_deleted_and_made_again_while_leaders_change() {
 #[test]
 fn a_group_is_put_elsewhere_while_leaders_change() {
     let send = Wish::Send { topic: "orders", queue: 0, count: 3 };
-    let total = play(&Plan::calm(3, 3), |seed, world| {
-        for round in 0..12u64 {
-            let leader = world.await_leader(Duration::from_secs(5))?;
-            for wish in [
-                Wish::Group,
-                send.clone(),
-                Wish::CommitEnd("orders"),
-                Wish::Reset("orders"),
-                Wish::CommitEnd("orders"),
-                Wish::TakeUp("orders"),
-                Wish::CommitEnd("orders"),
-                send.clone(),
-                Wish::Reset("orders"),
-            ] {
-                world.host_mut().wish(wish);
-                world.operate(leader);
-            }
-            // Before, in the middle of, or after what that takes.
-            world.run_for(Duration::from_micros((seed * 397 + round * 811) % 6_000))?;
-            match (seed + round) % 4 {
-                0 => world.transfer(leader, leader % 3 + 1),
-                1 => world.partition(&[leader]),
-                2 => world.kill(leader, Death::PowerCut)?,
-                _ => {}
-            }
-            world.run_for(Duration::from_millis(1_500))?;
-            world.heal();
-        }
-        Ok(())
-    });
+    let total = while_leaders_change([
+        Wish::Group,
+        send.clone(),
+        Wish::CommitEnd("orders"),
+        Wish::Reset("orders"),
+        Wish::CommitEnd("orders"),
+        Wish::TakeUp("orders"),
+        Wish::CommitEnd("orders"),
+        send.clone(),
+        Wish::Reset("orders"),
+    ]);
     println!("{total}");
     for name in ["leader change", "unknown outcome", "acknowledged"] {
         assert!(total.counters.get(name).is_some_and(|times| *times >= SEEDS), "too few of {name}");

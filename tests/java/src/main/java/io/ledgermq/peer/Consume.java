@@ -23,9 +23,7 @@ public final class Consume {
         History history = new History(process);
         Leash leash = new Leash();
         DefaultMQPushConsumer consumer = new DefaultMQPushConsumer(group);
-        consumer.setNamesrvAddr(options.text("namesrv"));
-        consumer.setInstanceName(process);
-        consumer.setPollNameServerInterval(options.number("poll-ms", 30_000));
+        options.connect(consumer, process, 30_000);
         consumer.setPersistConsumerOffsetInterval(options.number("persist-ms", 5_000));
         consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
         // The class has another name in 4.x and 5.x, so it is not named here.

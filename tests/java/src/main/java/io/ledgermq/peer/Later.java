@@ -57,9 +57,7 @@ public final class Later {
             consumers.add(consumer(group + "-dead", "%DLQ%" + group, "dead", 0));
         }
         DefaultMQProducer producer = new DefaultMQProducer(group + "-producer");
-        producer.setNamesrvAddr(options.text("namesrv"));
-        producer.setInstanceName(process + "-producer");
-        producer.setPollNameServerInterval(options.number("poll-ms", 1_000));
+        options.connect(producer, process + "-producer", 1_000);
         // What the client repeats by itself would be stored twice, and nobody would know.
         producer.setRetryTimesWhenSendFailed(0);
         producer.start();
@@ -75,9 +73,7 @@ public final class Later {
 
     private DefaultMQPushConsumer consumer(String group, String topic, String note, int fails) throws Exception {
         DefaultMQPushConsumer consumer = new DefaultMQPushConsumer(group);
-        consumer.setNamesrvAddr(options.text("namesrv"));
-        consumer.setInstanceName(process + "-" + note);
-        consumer.setPollNameServerInterval(options.number("poll-ms", 1_000));
+        options.connect(consumer, process + "-" + note, 1_000);
         consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
         consumer.setMaxReconsumeTimes(options.number("max-times", 16));
         consumer.subscribe(topic, "*");

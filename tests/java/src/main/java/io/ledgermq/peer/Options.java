@@ -2,6 +2,7 @@ package io.ledgermq.peer;
 
 import java.util.HashMap;
 import java.util.Map;
+import org.apache.rocketmq.client.ClientConfig;
 import org.apache.rocketmq.client.consumer.MessageSelector;
 
 /** The command line: {@code --name value} pairs. */
@@ -40,5 +41,12 @@ final class Options {
 
     int number(String name, int fallback) {
         return values.containsKey(name) ? Integer.parseInt(values.get(name)) : fallback;
+    }
+
+    /** What every client needs to reach a cluster; {@code pollMs} is for when --poll-ms is not given. */
+    void connect(ClientConfig client, String instance, int pollMs) {
+        client.setNamesrvAddr(text("namesrv"));
+        client.setInstanceName(instance);
+        client.setPollNameServerInterval(number("poll-ms", pollMs));
     }
 }

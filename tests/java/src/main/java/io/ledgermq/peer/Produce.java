@@ -47,9 +47,7 @@ public final class Produce {
         int retries = options.number("retries", 0);
         attempts = 1 + retries;
         producer = new DefaultMQProducer(options.text("group"));
-        producer.setNamesrvAddr(options.text("namesrv"));
-        producer.setInstanceName(process);
-        producer.setPollNameServerInterval(options.number("poll-ms", 30_000));
+        options.connect(producer, process, 30_000);
         producer.setRetryTimesWhenSendFailed(retries);
         producer.setRetryTimesWhenSendAsyncFailed(retries);
         producer.setSendMsgTimeout(options.number("timeout-ms", 3_000));

@@ -51,9 +51,7 @@ public final class Pull {
 
     private void lite() throws Exception {
         DefaultLitePullConsumer consumer = new DefaultLitePullConsumer(group);
-        consumer.setNamesrvAddr(options.text("namesrv"));
-        consumer.setInstanceName(options.text("process"));
-        consumer.setPollNameServerInterval(options.number("poll-ms", 30_000));
+        options.connect(consumer, options.text("process"), 30_000);
         consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
         consumer.setAutoCommit(false);
         consumer.subscribe(topic, options.selector());
@@ -69,9 +67,7 @@ public final class Pull {
 
     private void pull() throws Exception {
         DefaultMQPullConsumer consumer = new DefaultMQPullConsumer(group);
-        consumer.setNamesrvAddr(options.text("namesrv"));
-        consumer.setInstanceName(options.text("process"));
-        consumer.setPollNameServerInterval(options.number("poll-ms", 30_000));
+        options.connect(consumer, options.text("process"), 30_000);
         consumer.start();
         history.mark("started");
         for (MessageQueue queue : consumer.fetchSubscribeMessageQueues(topic)) {

@@ -21,9 +21,7 @@ public final class Request {
         History history = new History(process);
         Leash leash = new Leash();
         DefaultMQProducer producer = new DefaultMQProducer(options.text("group"));
-        producer.setNamesrvAddr(options.text("namesrv"));
-        producer.setInstanceName(process);
-        producer.setPollNameServerInterval(options.number("poll-ms", 30_000));
+        options.connect(producer, process, 30_000);
         producer.start();
         history.mark("started");
         int timeoutMs = options.number("timeout-ms", 3_000);

@@ -27,14 +27,10 @@ public final class Respond {
         History history = new History(process);
         Leash leash = new Leash();
         DefaultMQProducer producer = new DefaultMQProducer(group + "-answers");
-        producer.setNamesrvAddr(options.text("namesrv"));
-        producer.setInstanceName(process);
-        producer.setPollNameServerInterval(options.number("poll-ms", 30_000));
+        options.connect(producer, process, 30_000);
         producer.start();
         DefaultMQPushConsumer consumer = new DefaultMQPushConsumer(group);
-        consumer.setNamesrvAddr(options.text("namesrv"));
-        consumer.setInstanceName(process);
-        consumer.setPollNameServerInterval(options.number("poll-ms", 30_000));
+        options.connect(consumer, process, 30_000);
         consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
         consumer.subscribe(options.text("topic"), "*");
         consumer.registerMessageListener((MessageListenerConcurrently) (messages, context) -> {
